@@ -1,0 +1,36 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; they set up everything else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The CPU build; a newer torch or another build is a matter of TORCH=... on the command line.
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test test-all check benchmark clean
+
+$(READY): pyproject.toml Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/flossing demo --output docs/figures/demo.png --records docs/figures/demo.json
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+test: check
+	$(BIN)/python -m pytest -n 2
+
+test-all: check
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+benchmark: $(READY)
+	$(BIN)/python benchmarks/adjoint.py --output benchmarks/results/adjoint.json
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

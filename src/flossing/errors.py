@@ -1,0 +1,45 @@
+"""What the package raises and warns with: every error is a `ValueError`."""
+
+
+class FlossingError(ValueError):
+    """Base of the errors that this package raises."""
+
+
+class UnsupportedSystemError(FlossingError):
+    """The system has no single differentiable forward map, so no Lyapunov exponents."""
+
+
+class InvalidInputError(FlossingError):
+    """The input sequence has the wrong shape, length, dtype, device or values."""
+
+
+class InvalidStateError(FlossingError):
+    """The state or the frame has the wrong shape, structure, dtype, device or values."""
+
+
+class InvalidOptionError(FlossingError):
+    """An option is outside what it may be."""
+
+
+class NonFiniteError(FlossingError):
+    """The trajectory or its tangent map left the finite numbers."""
+
+
+class NumericalWarning(UserWarning):
+    """The answer is degraded; the message says how, and what helps."""
+
+
+class LostRankWarning(NumericalWarning):
+    """The frame lost rank: some exponents are −inf."""
+
+
+class IntervalWarning(NumericalWarning):
+    """The reorthonormalization interval was too long for the precision, and was shortened."""
+
+
+class ExplodingGradientWarning(NumericalWarning):
+    """Gradients through the states of a chaotic trajectory are meaningless."""
+
+
+class SkippedStepWarning(NumericalWarning):
+    """A flossing step had a gradient that is not finite, and changed nothing."""

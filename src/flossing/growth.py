@@ -1,0 +1,152 @@
+"""Log growth rates of a frame carried along a trajectory: the differentiable primitive.
+
+The trajectory's Jacobians enter through all products U_t = J_t V_{t-1} at once, computed
+differentiably with the frames held constant. One autograd function takes U to log R_ii; its
+backward pass is the adjoint scan, which returns the gradient of U. Autograd does everything else.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from flossing.errors import InvalidOptionError
+from flossing.scan.boundaries import Pace
+from flossing.scan.pytorch import ForwardScan, scan_backward, scan_forward
+from flossing.scan.reference import scan_reference
+from flossing.tangent import DenseTangent, TangentMap
+from flossing.tree import Rebuild, flatten
+
+
+class Growth(NamedTuple):
+    """Growth of a frame over one stretch of a trajectory.
+
+    `ends[m]` is the step at which boundary m lies. `last_frame` carries gradients to whatever
+    goes on from it; `stop_frames` (one for every stop) do not. `shortened` counts the intervals
+    that had to be shorter than asked for.
+    """
+
+    log_growth: Float[Tensor, "M B k"]
+    ends: list[int]
+    last_frame: Float[Tensor, "B n k"]
+    stop_frames: list[Tensor]
+    next_interval: int
+    shortened: int
+
+
+Backend = Callable[[TangentMap, Tensor, tuple[int, ...], int, bool], Growth]
+"""`backend(tangent, frame, stops, interval, adaptive)`: the growth of `frame` along `tangent`."""
+
+
+def torch_growth(
+    tangent: TangentMap,
+    frame: Float[Tensor, "B n k"],
+    stops: tuple[int, ...],
+    interval: int,
+    adaptive: bool,
+) -> Growth:
+    """Scan in PyTorch operations, with the adjoint scan as gradient.
+
+    Args:
+        tangent: the tangent map of every step.
+        frame: orthonormal frame to start from.
+        stops: increasing steps that must be boundaries; the last one is the number of steps.
+        interval: steps between boundaries, or the first such interval where `adaptive`.
+        adaptive: follow the conditioning of the frame instead of the fixed interval.
+    """
+    pace = Pace(interval, adaptive=adaptive)
+    constant = _detached(tangent)
+    differentiable = torch.is_grad_enabled()
+    with torch.no_grad():
+        forward = scan_forward(
+            constant.push, frame.detach(), stops, pace, keep_frames=differentiable
+        )
+    log_growth, last_frame = forward.log_growth, forward.stop_frames[-1]
+    if forward.frames is not None:
+        products = tangent.push_all(forward.frames[:-1])
+        log_growth, last_frame = cast(
+            tuple[Tensor, Tensor], _LogGrowth.apply(products, frame, constant, forward)
+        )
+    return Growth(
+        log_growth, forward.ends, last_frame, forward.stop_frames, pace.interval, pace.shortened
+    )
+
+
+def reference_growth(
+    tangent: TangentMap,
+    frame: Float[Tensor, "B n k"],
+    stops: tuple[int, ...],
+    interval: int,
+    adaptive: bool,
+) -> Growth:
+    """Scan explicit Jacobians by autograd through `torch.linalg.qr`.
+
+    The interval is kept where it is fixed; an adaptive one is a boundary at every step.
+    """
+    if not isinstance(tangent, DenseTangent):
+        raise InvalidOptionError(
+            f"the reference scan needs explicit Jacobians, not a {type(tangent).__name__}; "
+            "select it by backend='reference'"
+        )
+    steps = 1 if adaptive else interval
+    log_growth, ends, frames = scan_reference(tangent.jacobians, frame, stops, steps)
+    return Growth(log_growth, ends, frames[-1], [f.detach() for f in frames], steps, 0)
+
+
+BACKENDS: dict[str, Backend] = {
+    "auto": torch_growth,
+    "torch": torch_growth,
+    "reference": reference_growth,
+}
+
+
+def backend_named(backend: str | Backend) -> Backend:
+    """Return a backend by name, or the callable itself.
+
+    Raises:
+        InvalidOptionError: no backend has that name; the message lists those there are.
+    """
+    if callable(backend):
+        return backend
+    if backend not in BACKENDS:
+        raise InvalidOptionError(
+            f"backend must be one of {', '.join(map(repr, BACKENDS))} or a callable like "
+            f"flossing.growth.torch_growth, not {backend!r}"
+        )
+    return BACKENDS[backend]
+
+
+class _LogGrowth(torch.autograd.Function):
+    """U_t = J_t V_{t-1} of every step, and the first frame, to log R_ii and the last frame."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        products: Float[Tensor, "T B n k"],  # noqa: ARG004 - carries the gradient
+        frame: Float[Tensor, "B n k"],  # noqa: ARG004 - carries the gradient
+        tangent: TangentMap,
+        forward: ForwardScan,
+    ) -> tuple[Tensor, Tensor]:
+        # Everything large goes through save_for_backward: only that can be recomputed or offloaded.
+        leaves, rebuild = flatten((tangent, forward))
+        ctx.save_for_backward(*leaves)
+        ctx.rebuild = rebuild
+        return forward.log_growth.clone(), forward.stop_frames[-1].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
+    ) -> tuple[Tensor, Tensor, None, None]:
+        rebuild: Rebuild = ctx.rebuild
+        tangent, forward = rebuild(list(ctx.saved_tensors))
+        adjoint, cotangent = scan_backward(tangent.pull, forward, weights, cotangent)
+        return adjoint, cotangent, None, None
+
+
+def _detached(tangent: TangentMap) -> TangentMap:
+    leaves, rebuild = flatten(tangent)
+    return rebuild([leaf.detach() for leaf in leaves])

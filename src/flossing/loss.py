@@ -1,0 +1,125 @@
+"""The flossing loss: how far chosen exponents are from where they should be."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from flossing.errors import InvalidOptionError
+from flossing.recurrence import System
+from flossing.result import LyapunovSpectrum
+from flossing.spectrum import lyapunov_spectrum
+
+Reduction = str | Callable[[Tensor], Tensor]
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": torch.mean,
+    "sum": torch.sum,
+    "none": lambda deviations: deviations,
+}
+
+
+def flossing_loss(
+    system: System,
+    inputs: Tensor | PackedSequence | None = None,
+    state: Any = None,
+    *,
+    k: int | None,
+    target: float | Sequence[float] | Tensor = 0.0,
+    reduction: Reduction = "mean",
+    **spectrum_options: Any,
+) -> Tensor:
+    r"""Squared deviation of the first k Lyapunov exponents from a target.
+
+    .. math:: L = \frac{1}{k} \sum_{i=1}^{k} (\lambda_i - \text{target}_i)^2,
+
+    averaged over trajectories and, in a stack of stock layers, over the layers, each taken on
+    its own (Engelken, "Gradient flossing", NeurIPS 2023).
+
+    Args:
+        system: see `lyapunov_spectrum`.
+        inputs: see `lyapunov_spectrum`.
+        state: see `lyapunov_spectrum`.
+        k: how many exponents, from the largest; `None` for all.
+        target: where they should be, in nats per unit time: a number, one for each of the k
+            exponents from the largest on, or (B, k).
+        reduction: "mean", "sum", "none" for the squared deviations (B, k), or (L, B, k) for a
+            stack of L layers, or a function of them.
+        **spectrum_options: further options of `lyapunov_spectrum`.
+
+    Returns:
+        The loss, differentiable. An exponent of −inf makes it infinite, but contributes nothing
+        to the gradient.
+
+    Raises:
+        InvalidOptionError: the target is not finite or of the wrong shape, or there is no such
+            reduction; and whatever `lyapunov_spectrum` raises.
+
+    Example:
+        >>> import torch, flossing
+        >>> gru = torch.nn.GRU(2, 16)
+        >>> loss = flossing.flossing_loss(gru, torch.randn(50, 3, 2), k=8)
+        >>> loss.backward()
+        >>> gru.weight_hh_l0.grad.abs().sum() > 0
+        tensor(True)
+    """
+    reduce = reduction_named(reduction)
+    spectra = layer_spectra(system, inputs, state, k=k, **spectrum_options)
+    return reduce(squared_deviations(spectra, target))
+
+
+def layer_spectra(
+    system: System,
+    inputs: Tensor | PackedSequence | None,
+    state: Any,
+    *,
+    layer: int | None = None,
+    **spectrum_options: Any,
+) -> list[LyapunovSpectrum]:
+    """Return the spectrum of each stock layer on its own, or the only one there is."""
+    layers: Sequence[int | None] = [layer]
+    if layer is None and isinstance(system, nn.RNNBase) and system.num_layers > 1:
+        layers = range(system.num_layers)
+    return [
+        lyapunov_spectrum(system, inputs, state, layer=each, **spectrum_options) for each in layers
+    ]
+
+
+def squared_deviations(
+    spectra: list[LyapunovSpectrum], target: float | Sequence[float] | Tensor
+) -> Tensor:
+    """Return (λ − target)², (B, k), or (L, B, k) for several layers."""
+    exponents = torch.stack([spectrum.exponents for spectrum in spectra])
+    deviations = (exponents - _checked_target(target, exponents)).square()
+    return deviations.squeeze(0) if len(spectra) == 1 else deviations
+
+
+def reduction_named(reduction: Reduction) -> Callable[[Tensor], Tensor]:
+    """Return a reduction by name, or the callable itself.
+
+    Raises:
+        InvalidOptionError: there is none of that name; the message lists those there are.
+    """
+    if callable(reduction):
+        return reduction
+    if reduction not in REDUCTIONS:
+        raise InvalidOptionError(
+            f"reduction must be one of {', '.join(map(repr, REDUCTIONS))} or a function of a "
+            f"tensor, not {reduction!r}"
+        )
+    return REDUCTIONS[reduction]
+
+
+def _checked_target(target: float | Sequence[float] | Tensor, exponents: Tensor) -> Tensor:
+    tensor = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
+    shapes = ((), exponents.shape[-1:], exponents.shape[-2:])
+    if tensor.shape not in shapes:
+        raise InvalidOptionError(
+            f"target must be a number, or have the shape (k,) = {tuple(shapes[1])} or (B, k) = "
+            f"{tuple(shapes[2])}, not {tuple(tensor.shape)}"
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise InvalidOptionError("target must be finite: an exponent cannot be pushed to infinity")
+    return tensor

@@ -1,0 +1,163 @@
+"""A run along a trajectory, segment by segment: states, tangent map, growth of the frame."""
+
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from flossing.errors import NonFiniteError
+from flossing.growth import Backend, Growth, reference_growth
+from flossing.jacobians import JacobianStack
+from flossing.recurrence import DrivenMap, StateGradient, trajectory
+from flossing.scan.reference import explicit_jacobians
+from flossing.tangent import DenseTangent, TangentMap
+
+_SEGMENT_ELEMENTS = 1 << 22
+
+
+class Plan(NamedTuple):
+    """How a trajectory is to be scanned; steps count from the start of the run."""
+
+    frame: Float[Tensor, "B n k"]
+    state_transient: int
+    counted_from: int
+    interval: int
+    adaptive: bool
+    state_gradient: StateGradient
+    checkpoint_interval: int | None
+    dt: float
+    backend: Backend
+
+    @property
+    def exponents(self) -> int:
+        """How many exponents are measured."""
+        return self.frame.shape[-1]
+
+
+class Run(NamedTuple):
+    """Growth at all boundaries after the state transient, and how each trajectory ended."""
+
+    log_growth: Float[Tensor, "M B k"]
+    ends: list[int]
+    final_state: Float[Tensor, "B S"]
+    final_frame: Float[Tensor, "B n k"]
+    shortened: int
+
+
+class _Segment(NamedTuple):
+    last_state: Float[Tensor, "B S"]
+    stop_states: list[Tensor]
+    growth: Growth | None
+
+
+def run(problem: DrivenMap, plan: Plan) -> Run:
+    """Scan a whole trajectory.
+
+    Without gradients the segments are short and nothing of them is kept, so memory does not grow
+    with the number of steps beyond inputs and outputs. With gradients it is one segment, or, with
+    a checkpoint interval, segments that are computed again in the backward pass.
+    """
+    differentiable = problem.differentiable
+    with torch.set_grad_enabled(differentiable):
+        return _run_segments(problem, plan, differentiable)
+
+
+def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
+    state, frame, interval, shortened = problem.state, plan.frame, plan.interval, 0
+    final_state, final_frame = problem.state.detach().clone(), frame.detach().clone()
+    log_growth: list[Tensor] = []
+    ends: list[int] = []
+    start = 0
+    length = _segment_length(problem, plan, differentiable)
+    while start < problem.steps:
+        stop = _segment_end(start, length, problem, plan)
+        arguments = (problem, plan, state, frame, start, stop, interval)
+        if differentiable and plan.checkpoint_interval is not None:
+            segment = cast(
+                _Segment,
+                checkpoint(
+                    _run_segment, *arguments, use_reentrant=False, preserve_rng_state=False
+                ),
+            )
+        else:
+            segment = _run_segment(*arguments)
+        state = segment.last_state
+        if segment.growth is not None:
+            growth = segment.growth
+            frame, interval = growth.last_frame, growth.next_interval
+            shortened += growth.shortened
+            log_growth.append(growth.log_growth)
+            ends.extend(start + end for end in growth.ends)
+            stops = _stops(problem, plan, start, stop)
+            for at, states, frames in zip(
+                stops, segment.stop_states, growth.stop_frames, strict=True
+            ):
+                ended = [row for row, steps in enumerate(problem.lengths) if steps == start + at]
+                final_state[ended], final_frame[ended] = states[ended], frames[ended]
+        start = stop
+    return Run(torch.cat(log_growth), ends, final_state, final_frame, shortened)
+
+
+def _run_segment(
+    problem: DrivenMap,
+    plan: Plan,
+    state: Float[Tensor, "B S"],
+    frame: Float[Tensor, "B n k"],
+    start: int,
+    stop: int,
+    interval: int,
+) -> _Segment:
+    states = trajectory(problem, state, start, stop, plan.state_gradient)
+    _check_finite(states, start)
+    if stop <= plan.state_transient:
+        return _Segment(states[-1], [], None)
+    stops = _stops(problem, plan, start, stop)
+    tangent = _tangent(problem, plan, states, start, stop)
+    growth = plan.backend(tangent, frame, stops, interval, plan.adaptive)
+    return _Segment(states[-1], [states[at].detach() for at in stops], growth)
+
+
+def _tangent(
+    problem: DrivenMap, plan: Plan, states: Float[Tensor, "T_plus_1 B S"], start: int, stop: int
+) -> TangentMap:
+    inputs, recurrence = problem.inputs_from(start, stop), problem.recurrence
+    if plan.backend is reference_growth and not isinstance(recurrence, JacobianStack):
+        return DenseTangent(
+            explicit_jacobians(recurrence.step, inputs, states[:-1], recurrence.tangent_slice)
+        )
+    return recurrence.tangent(inputs, states, plan.exponents)
+
+
+def _segment_length(problem: DrivenMap, plan: Plan, differentiable: bool) -> int:
+    if differentiable:
+        return plan.checkpoint_interval or problem.steps
+    elements = len(problem.state) * problem.recurrence.elements_per_step(plan.exponents)
+    length = max(1, _SEGMENT_ELEMENTS // elements)
+    # Whole intervals, so that where a segment ends adds no boundaries.
+    return max(plan.interval, length // plan.interval * plan.interval)
+
+
+def _segment_end(start: int, length: int, problem: DrivenMap, plan: Plan) -> int:
+    for stop in (plan.state_transient, plan.counted_from):
+        if start < stop:
+            return min(start + length, stop, problem.steps)
+    return min(start + length, problem.steps)
+
+
+def _stops(problem: DrivenMap, plan: Plan, start: int, stop: int) -> tuple[int, ...]:
+    """Return the boundaries that there must be in a segment, counted from its start."""
+    wanted = {plan.counted_from, *problem.lengths, stop}
+    return tuple(sorted(at - start for at in wanted if start < at <= stop))
+
+
+def _check_finite(states: Float[Tensor, "T_plus_1 B S"], start: int) -> None:
+    finite = torch.isfinite(states.detach()).flatten(1).all(dim=1)
+    if bool(finite.all()):
+        return
+    step = start + int(finite.to(torch.int8).argmin())
+    raise NonFiniteError(
+        f"the state became infinite or NaN at step {step}: the trajectory diverges; check the "
+        "weights, the scale of the inputs and the initial state"
+    )

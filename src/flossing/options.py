@@ -1,0 +1,155 @@
+"""The options of a measurement: checked, and turned into a plan."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flossing.errors import InvalidInputError, InvalidOptionError, InvalidStateError
+from flossing.growth import Backend, backend_named
+from flossing.measure import Plan
+from flossing.recurrence import DrivenMap, StateGradient
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `flossing.lyapunov_spectrum`, as they came."""
+
+    k: int | None
+    state_transient: int
+    frame_transient: int | None
+    reorthonormalize: int | str
+    state_gradient: StateGradient
+    frame: Tensor | None
+    checkpoint_interval: int | None
+    dt: float
+    generator: torch.Generator | None
+    backend: str | Backend
+
+
+def make_plan(problem: DrivenMap, options: Options) -> Plan:
+    """Check options against the problem that they are for.
+
+    Raises:
+        InvalidInputError: too few steps for the transients.
+        InvalidStateError: a bad frame.
+        InvalidOptionError: an option outside what it may be.
+    """
+    interval = _interval(options.reorthonormalize)
+    if options.checkpoint_interval is not None:
+        whole_number("checkpoint_interval", options.checkpoint_interval, minimum=1)
+    return Plan(
+        frame=_first_frame(problem, options),
+        state_transient=whole_number("state_transient", options.state_transient, minimum=0),
+        counted_from=_counted_from(problem, options),
+        interval=interval or 1,
+        adaptive=interval is None,
+        state_gradient=_checked_state_gradient(options.state_gradient),
+        checkpoint_interval=options.checkpoint_interval,
+        dt=_duration(options.dt),
+        backend=backend_named(options.backend),
+    )
+
+
+def whole_number(name: str, value: int, *, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidOptionError(
+            f"{name} must be a whole number of at least {minimum}, not {value!r}"
+        )
+    return value
+
+
+def _interval(reorthonormalize: int | str) -> int | None:
+    if reorthonormalize == "auto":
+        return None
+    if isinstance(reorthonormalize, str):
+        raise InvalidOptionError(
+            f"reorthonormalize must be 'auto' or a number of steps, not {reorthonormalize!r}"
+        )
+    return whole_number("reorthonormalize", reorthonormalize, minimum=1)
+
+
+def _checked_state_gradient(state_gradient: StateGradient) -> StateGradient:
+    if state_gradient in ("full", "detach"):
+        return state_gradient
+    if isinstance(state_gradient, str):
+        raise InvalidOptionError(
+            "state_gradient must be 'full', 'detach' or a window in steps, not "
+            f"{state_gradient!r}"
+        )
+    return whole_number("state_gradient", state_gradient, minimum=1)
+
+
+def _duration(dt: float) -> float:
+    if not (math.isfinite(dt) and dt > 0):
+        raise InvalidOptionError(f"dt must be a positive duration of one step, not {dt!r}")
+    return float(dt)
+
+
+def _counted_from(problem: DrivenMap, options: Options) -> int:
+    shortest = min(problem.lengths)
+    rest = shortest - options.state_transient
+    frame_transient = options.frame_transient
+    if frame_transient is None:
+        frame_transient = 0 if options.frame is not None else max(0, rest) // 10
+    whole_number("frame_transient", frame_transient, minimum=0)
+    if rest - frame_transient < 1:
+        raise InvalidInputError(
+            f"the shortest trajectory has {shortest} steps, which leaves none to count after "
+            f"state_transient={options.state_transient} and frame_transient={frame_transient}: "
+            "pass a longer sequence or smaller transients"
+        )
+    return options.state_transient + frame_transient
+
+
+def _first_frame(problem: DrivenMap, options: Options) -> Float[Tensor, "B n k"]:
+    count = _exponent_count(options.k, problem.tangent_size)
+    if options.frame is None:
+        return _random_frame(problem.state, problem.tangent_size, count, options.generator)
+    return _checked_frame(options.frame, problem, options.k)
+
+
+def _checked_frame(
+    frame: Tensor, problem: DrivenMap, k: int | None
+) -> Float[Tensor, "B n k"]:
+    batch, size = len(problem.state), problem.tangent_size
+    shape = tuple(frame.shape)
+    if len(shape) != 3 or shape[:2] != (batch, size) or not 1 <= shape[2] <= size:
+        raise InvalidStateError(
+            f"the frame must have the shape (batch, state size, k) = ({batch}, {size}, k), not "
+            f"{shape}"
+        )
+    if k is not None and k != shape[2]:
+        raise InvalidOptionError(f"k={k}, but the frame has {shape[2]} vectors: leave k out")
+    frame = frame.detach().to(problem.state)
+    defect = frame.mT @ frame - torch.eye(shape[2], dtype=frame.dtype, device=frame.device)
+    if not bool(defect.abs().amax() <= torch.finfo(frame.dtype).eps ** 0.5):
+        raise InvalidStateError(
+            "the frame's columns must be orthonormal: use the final_frame of an earlier run, or "
+            "orthonormalise yours with torch.linalg.qr(frame).Q"
+        )
+    return frame
+
+
+def _exponent_count(k: int | None, size: int) -> int:
+    if k is None:
+        return size
+    if whole_number("k", k, minimum=1) > size:
+        raise InvalidOptionError(
+            f"k={k} exponents were asked for, but the state has {size} dimensions: k must be from "
+            f"1 to {size}, or None for all"
+        )
+    return k
+
+
+def _random_frame(
+    like: Tensor, size: int, count: int, generator: torch.Generator | None
+) -> Float[Tensor, "B n k"]:
+    """Return random orthonormal frames for the rows of a tensor, the same on every device."""
+    generator = generator or torch.Generator().manual_seed(0)
+    noise = torch.randn(
+        len(like), size, count, dtype=torch.float64, generator=generator, device=generator.device
+    )
+    return torch.linalg.qr(noise)[0].to(like)

@@ -1,0 +1,161 @@
+"""The scans in plain PyTorch operations: any device, any tangent map."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flossing.errors import NonFiniteError
+from flossing.scan.boundaries import Pace
+from flossing.scan.factor import Factored, factor
+
+Product = Callable[[int, Tensor], Tensor]
+"""`product(t, vectors)`: the Jacobian of step t, or its transpose, times `vectors` [B n k]."""
+
+
+class ForwardScan(NamedTuple):
+    """What the forward scan leaves behind.
+
+    `ends[m]` is the number of steps done at boundary m. `frames[t]` is the frame before step t,
+    and `frames[T]` the last one; frames and triangular factors are kept only on request.
+    """
+
+    log_growth: Float[Tensor, "M B k"]
+    ends: list[int]
+    stop_frames: list[Tensor]
+    frames: Float[Tensor, "T_plus_1 B n k"] | None
+    triangular: Float[Tensor, "M B k k"] | None
+
+
+def scan_forward(
+    push: Product,
+    frame: Float[Tensor, "B n k"],
+    stops: tuple[int, ...],
+    pace: Pace,
+    *,
+    keep_frames: bool,
+) -> ForwardScan:
+    """Carry a frame along the trajectory: V_t = J_t V_{t-1}, factored at the boundaries.
+
+    Args:
+        push: `push(t, V)` is J_t V.
+        frame: orthonormal frame to start from.
+        stops: increasing steps that must be boundaries; the last one is the number of steps.
+        pace: the interval between boundaries; learns while scanning.
+        keep_frames: keep what the backward scan needs, O(steps) memory.
+
+    Raises:
+        NonFiniteError: a tangent vector is infinite or NaN.
+    """
+    log_growth: list[Tensor] = []
+    triangular: list[Tensor] = []
+    ends: list[int] = []
+    stop_frames: list[Tensor] = []
+    frames = _frame_buffer(stops[-1], frame) if keep_frames else None
+    start = 0
+    for stop in stops:
+        while start < stop:
+            planned = min(pace.interval, stop - start)
+            trail = _propagate(push, frame, start, planned)
+            taken, factored = _longest_acceptable(trail, start)
+            pace.record(planned, taken, factored.used)
+            frame = factored.frame
+            if frames is not None:
+                for offset, vectors in enumerate(trail[: taken - 1], start=start + 1):
+                    frames[offset] = vectors
+                frames[start + taken] = frame
+            start += taken
+            ends.append(start)
+            log_growth.append(factored.log_growth)
+            if keep_frames:
+                triangular.append(factored.triangular)
+        stop_frames.append(frame)
+    return ForwardScan(
+        log_growth=torch.stack(log_growth),
+        ends=ends,
+        stop_frames=stop_frames,
+        frames=frames,
+        triangular=torch.stack(triangular) if keep_frames else None,
+    )
+
+
+def scan_backward(
+    pull: Product,
+    forward: ForwardScan,
+    weights: Float[Tensor, "M B k"],
+    cotangent: Float[Tensor, "B n k"],
+) -> tuple[Float[Tensor, "T B n k"], Float[Tensor, "B n k"]]:
+    r"""Adjoint of the forward scan, without a graph through any factorisation.
+
+    With `w = ∂L/∂ log R_ii`, backward in time:
+
+        at a boundary:  C = Qᵀ G ;  G ← (G − Q (triu(C) − diag(w))) R^{-T}
+        at every step:  Ā_t = G ;  G ← J_tᵀ G
+
+    In exact arithmetic the strict upper triangle of C is zero; removing it keeps rounding errors
+    from growing like exp((λ_i − λ_j) t).
+
+    Args:
+        pull: `pull(t, G)` is J_tᵀ G.
+        forward: the forward scan, with its frames kept.
+        weights: ∂L/∂ log R_ii at every boundary.
+        cotangent: ∂L/∂ of the last frame, from a scan that goes on from it.
+
+    Returns:
+        Ā_t, the gradients of the products J_t V_{t-1}, and the gradient of the first frame.
+    """
+    frames, triangular = forward.frames, forward.triangular
+    if frames is None or triangular is None:
+        raise ValueError("the backward scan needs a forward scan with keep_frames=True")
+    adjoint = torch.empty_like(frames[:-1])
+    dependent = torch.isneginf(forward.log_growth)
+    lost_rank = bool(dependent.any())
+    weights = torch.where(dependent, 0.0, weights)
+    for boundary in reversed(range(len(forward.ends))):
+        frame = frames[forward.ends[boundary]]
+        correction = (frame.mT @ cotangent).triu_()
+        correction.diagonal(dim1=-2, dim2=-1).sub_(weights[boundary])
+        cotangent = torch.linalg.solve_triangular(
+            triangular[boundary].mT, cotangent - frame @ correction, upper=False, left=False
+        )
+        if lost_rank:
+            cotangent = cotangent.masked_fill(dependent[boundary].unsqueeze(-2), 0.0)
+        start = forward.ends[boundary - 1] if boundary else 0
+        for step in reversed(range(start, forward.ends[boundary])):
+            adjoint[step] = cotangent
+            cotangent = pull(step, cotangent)
+    return adjoint, cotangent
+
+
+def _frame_buffer(steps: int, frame: Float[Tensor, "B n k"]) -> Float[Tensor, "T_plus_1 B n k"]:
+    # Columns contiguous in memory: LAPACK's own order, and one matrix product for all columns.
+    buffer = frame.new_empty(steps + 1, *frame.mT.shape).mT
+    buffer[0] = frame
+    return buffer
+
+
+def _propagate(
+    push: Product, vectors: Float[Tensor, "B n k"], start: int, length: int
+) -> list[Tensor]:
+    trail: list[Tensor] = []
+    for step in range(start, start + length):
+        vectors = push(step, vectors)
+        trail.append(vectors)
+    return trail
+
+
+def _longest_acceptable(trail: list[Tensor], start: int) -> tuple[int, Factored]:
+    for length in Pace.shorter_lengths(len(trail)):
+        factored = factor(trail[length - 1])
+        if factored.used <= 1.0:
+            return length, factored
+    if math.isnan(factored.used):
+        raise NonFiniteError(
+            f"the tangent vectors became infinite or NaN at step {start + 1}: the Jacobian there "
+            "is not finite, or its entries are too large for the precision; check the weights and "
+            "inputs, or compute with dtype=torch.float64"
+        )
+    return 1, factored

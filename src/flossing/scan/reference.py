@@ -1,0 +1,85 @@
+"""The slow, obvious reference: explicit Jacobians, and autograd through `torch.linalg.qr`.
+
+It exists to be compared with. It has no safeguards: rank-deficient frames give non-finite
+gradients, and the interval is taken as it is.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flossing.scan.boundaries import plan
+
+
+def explicit_jacobians(
+    step: Callable[[Tensor | None, Tensor], Tensor],
+    inputs: Float[Tensor, "T B *features"] | None,
+    states: Float[Tensor, "T B S"],
+    part: slice,
+) -> Float[Tensor, "T B n n"]:
+    """Differentiate one output of one step at a time, keeping the graph.
+
+    Args:
+        step: one step of the whole state, inputs [B, ...] and states [B, S] to states [B, S].
+        inputs: inputs of every step.
+        states: states before every step.
+        part: the part of the state whose Jacobian is meant, of length n.
+    """
+    return torch.stack(
+        [
+            _explicit_jacobian(step, None if inputs is None else inputs[t], states[t], part)
+            for t in range(len(states))
+        ]
+    )
+
+
+def _explicit_jacobian(
+    step: Callable[[Tensor | None, Tensor], Tensor],
+    inputs: Tensor | None,
+    state: Float[Tensor, "B S"],
+    part: slice,
+) -> Float[Tensor, "B n n"]:
+    if not state.requires_grad:
+        state = state.detach().requires_grad_()
+    image = step(inputs, state)[:, part]
+    if not image.requires_grad:
+        return image.new_zeros(*image.shape, image.shape[1])
+    rows: list[Tensor] = []
+    for output in image.unbind(1):
+        (row,) = torch.autograd.grad(output.sum(), state, create_graph=True, materialize_grads=True)
+        rows.append(row[:, part])
+    return torch.stack(rows, dim=1)
+
+
+def scan_reference(
+    jacobians: Float[Tensor, "T B n n"],
+    frame: Float[Tensor, "B n k"],
+    stops: tuple[int, ...],
+    interval: int,
+) -> tuple[Float[Tensor, "M B k"], list[int], list[Tensor]]:
+    """Return log R_ii at every boundary, the boundaries, and the frames at the stops.
+
+    Args:
+        jacobians: J_t of every step; gradients flow to them.
+        frame: orthonormal frame to start from.
+        stops: increasing steps that must be boundaries; the last one is the number of steps.
+        interval: steps between boundaries.
+    """
+    ends = plan(stops, interval)
+    log_growth: list[Tensor] = []
+    stop_frames: list[Tensor] = []
+    start = 0
+    steps = jacobians.unbind()
+    for end in ends:
+        for jacobian in steps[start:end]:
+            frame = jacobian @ frame
+        frame, triangular = torch.linalg.qr(frame)
+        diagonal = triangular.diagonal(dim1=-2, dim2=-1)
+        frame = frame * diagonal.sign().unsqueeze(-2)
+        log_growth.append(diagonal.abs().log())
+        if end in stops:
+            stop_frames.append(frame)
+        start = end
+    return torch.stack(log_growth), ends, stop_frames

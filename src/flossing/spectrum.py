@@ -1,0 +1,199 @@
+"""`lyapunov_spectrum` and `log_growth_rates`: exponents along a trajectory, or of Jacobians."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from flossing.growth import Backend
+from flossing.jacobians import jacobian_map
+from flossing.measure import run
+from flossing.options import Options, make_plan
+from flossing.recurrence import DrivenMap, StateGradient, System, driven_map
+from flossing.result import LyapunovSpectrum
+from flossing.summary import summarise, warn_of_explosion
+
+
+def lyapunov_spectrum(
+    system: System,
+    inputs: Tensor | PackedSequence | None = None,
+    state: Any = None,
+    *,
+    steps: int | None = None,
+    k: int | None = None,
+    state_transient: int = 0,
+    frame_transient: int | None = None,
+    reorthonormalize: int | str = "auto",
+    state_gradient: StateGradient = "full",
+    layer: int | None = None,
+    frame: Float[Tensor, "B n k"] | None = None,
+    checkpoint_interval: int | None = None,
+    dt: float = 1.0,
+    dtype: torch.dtype | None = None,
+    generator: torch.Generator | None = None,
+    backend: str | Backend = "auto",
+) -> LyapunovSpectrum:
+    r"""Lyapunov exponents of a recurrent map along its trajectory under the given inputs.
+
+    A frame of k tangent vectors is carried along, V_t = J_t V_{t-1} with J_t = ∂h_t/∂h_{t-1}, and
+    factored from time to time as V = QR, after which Q goes on (Benettin et al. 1980; Engelken,
+    Wolf & Abbott 2023 for networks). The exponents are
+
+    .. math:: \lambda_i = \frac{1}{\text{counted steps}} \sum_{\text{boundaries}} \log R_{ii}.
+
+    Under an input they are the conditional exponents. Where gradients are enabled and something
+    requires them, the exponents are differentiable with respect to parameters, inputs and initial
+    state, by an adjoint scan that needs no graph through the factorisations. To measure only, use
+    `torch.no_grad()`: memory then does not grow with the number of steps.
+
+    Args:
+        system: `nn.RNN`, `nn.GRU`, `nn.LSTM`, one of their cells, or a callable
+            `(x_t, state) -> state` or `-> (out, state)`, where the state is a tensor or a
+            structure of tensors; without inputs, `(state) -> state`. A callable must be a
+            deterministic function of its arguments that takes any batch size and treats its rows
+            alike; the batch is the first dimension.
+        inputs: (T, B, D), or (B, T, D) where the module is `batch_first`; (T, D) for one
+            trajectory; or a `PackedSequence`, whose trajectories count their own steps only.
+        state: initial state in the module's own convention; zero if `None` (stock modules only).
+        steps: number of steps of a map without inputs.
+        k: how many exponents; `None` for all n of the state.
+        state_transient: so many first steps move the state only.
+        frame_transient: so many further steps align the frame; their growth is not counted.
+            `None`: a tenth of the rest, or none if a frame is given.
+        reorthonormalize: steps between factorisations, or "auto": as seldom as the conditioning
+            of the frame allows. A fixed interval that would lose more than half of the digits is
+            shortened where it does, with a warning.
+        state_gradient: "full": gradients flow through the states, by backpropagation through
+            time, and explode where the largest exponent is positive; "detach": states count as
+            constants; an integer w: the graph through the states is cut before every w-th step.
+        layer: of a stack of layers, the one whose own exponents are meant, driven by the one
+            below; `None` for the whole stack as one state.
+        frame: orthonormal frame to start from, (B, n, k); `None` for a random one.
+        checkpoint_interval: with gradients, keep the graph of that many steps at a time and
+            compute the others again in the backward pass: memory for T/interval + interval steps
+            instead of T, for about one more forward pass.
+        dt: duration of a step; exponents are per unit of time.
+        dtype: precision to compute in, `torch.float32` or `torch.float64`; `None` for the
+            system's own (lower ones are computed in float32).
+        generator: for the random frame; `None` for a fixed seed, so that measuring leaves the
+            global random state alone.
+        backend: "auto", "torch", "reference" (slow: explicit Jacobians and autograd through
+            `torch.linalg.qr`), or a callable like `flossing.growth.torch_growth`.
+
+    Returns:
+        The exponents, (B, k), with error bars, local rates, and final state and frame.
+
+    Raises:
+        UnsupportedSystemError: the system has no single deterministic forward map.
+        InvalidInputError: bad inputs, or too few steps.
+        InvalidStateError: a bad initial state or frame.
+        InvalidOptionError: an option outside what it may be.
+        NonFiniteError: the trajectory or its Jacobians leave the finite numbers.
+
+    Warns:
+        NumericalWarning: the frame lost rank (exponents of −inf), an interval had to be
+            shortened, or the gradient through the states of a chaotic trajectory is meaningless.
+
+    Example:
+        The logistic map at r = 4, whose exponent is ln 2:
+
+        >>> import torch, flossing
+        >>> spectrum = flossing.lyapunov_spectrum(
+        ...     lambda x: 4 * x * (1 - x), state=torch.tensor([0.3], dtype=torch.float64), steps=9000
+        ... )
+        >>> print(f"{spectrum.exponents.item():.2f}")
+        0.69
+
+        The four largest exponents of a network under noise, and their gradient:
+
+        >>> rnn = torch.nn.RNN(3, 32)
+        >>> inputs = torch.randn(200, 5, 3)
+        >>> spectrum = flossing.lyapunov_spectrum(rnn, inputs, k=4)
+        >>> spectrum.exponents.shape
+        torch.Size([5, 4])
+        >>> spectrum.exponents.square().mean().backward()
+        >>> rnn.weight_hh_l0.grad.shape
+        torch.Size([32, 32])
+    """
+    problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
+    options = Options(
+        k=k,
+        state_transient=state_transient,
+        frame_transient=frame_transient,
+        reorthonormalize=reorthonormalize,
+        state_gradient=state_gradient,
+        frame=frame,
+        checkpoint_interval=checkpoint_interval,
+        dt=dt,
+        generator=generator,
+        backend=backend,
+    )
+    return _measure(problem, options)
+
+
+def log_growth_rates(
+    jacobians: Float[Tensor, "T *B n n"],
+    k: int | None = None,
+    *,
+    frame_transient: int = 0,
+    reorthonormalize: int | str = "auto",
+    frame: Float[Tensor, "B n k"] | None = None,
+    checkpoint_interval: int | None = None,
+    dt: float = 1.0,
+    generator: torch.Generator | None = None,
+    backend: str | Backend = "auto",
+) -> LyapunovSpectrum:
+    r"""Growth rates of a frame under the product of any stack of Jacobians, differentiably.
+
+    For Jacobians from elsewhere: another framework, a feed-forward network, a random product.
+    The gradient of the exponents with respect to every Jacobian is exact.
+
+    Args:
+        jacobians: J_t, (T, B, n, n), or (T, n, n) for a single product.
+        k: how many exponents; `None` for all n.
+        frame_transient: so many first steps align the frame; their growth is not counted.
+        reorthonormalize: see `lyapunov_spectrum`; 1 makes `local` the rates of single steps.
+        frame: orthonormal frame to start from, (B, n, k); `None` for a random one.
+        checkpoint_interval: see `lyapunov_spectrum`.
+        dt: duration of a step.
+        generator: for the random frame; `None` for a fixed seed.
+        backend: see `lyapunov_spectrum`.
+
+    Returns:
+        As `lyapunov_spectrum`, with `final_state` `None`.
+
+    Raises:
+        InvalidInputError: the stack is empty, not square, not floating point or not finite.
+        InvalidStateError: a bad frame.
+        InvalidOptionError: an option outside what it may be.
+
+    Example:
+        >>> import torch, flossing
+        >>> jacobians = torch.diag(torch.tensor([0.5, 2.0])).repeat(100, 1, 1)
+        >>> flossing.log_growth_rates(jacobians, frame_transient=50).exponents
+        tensor([[ 0.6931, -0.6931]])
+    """
+    options = Options(
+        k=k,
+        state_transient=0,
+        frame_transient=frame_transient,
+        reorthonormalize=reorthonormalize,
+        state_gradient="full",
+        frame=frame,
+        checkpoint_interval=checkpoint_interval,
+        dt=dt,
+        generator=generator,
+        backend=backend,
+    )
+    return _measure(jacobian_map(jacobians), options)
+
+
+def _measure(problem: DrivenMap, options: Options) -> LyapunovSpectrum:
+    plan = make_plan(problem, options)
+    # Autocast would run single operations in a lower precision than the one asked for.
+    with torch.autocast(problem.state.device.type, enabled=False):
+        result = summarise(run(problem, plan), problem, plan)
+    warn_of_explosion(result, problem, plan)
+    return result

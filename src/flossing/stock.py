@@ -1,0 +1,281 @@
+"""`nn.RNN`, `nn.GRU`, `nn.LSTM` and their cells as recurrent maps.
+
+The flat state of a stack is layer after layer, each h, or for an LSTM h followed by c.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from flossing.errors import InvalidOptionError, InvalidStateError, UnsupportedSystemError
+from flossing.gates import GRU, LSTM, RELU, TANH, Coefficients, Kind, LayerWeights
+from flossing.tangent import CellTangent, GatedTangent, Gates, StackedTangent, TangentMap
+from flossing.tree import describe
+
+StockLayer = nn.RNN | nn.GRU | nn.LSTM
+StockCell = nn.RNNCell | nn.GRUCell | nn.LSTMCell
+
+_FORWARDS = {
+    kind: kind.forward
+    for kind in (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell)
+}
+
+
+@dataclass(frozen=True)
+class StockRecurrence:
+    """A stack of stock layers, or a single cell, as one recurrent map.
+
+    Attributes:
+        kind: how a layer of this kind runs.
+        layers: the weights of every layer.
+        selected: the layer whose tangent map is meant; `None` for the whole stack.
+        stacked_states: whether the module's own states have a leading layer dimension.
+    """
+
+    kind: Kind
+    layers: tuple[LayerWeights, ...]
+    selected: int | None
+    stacked_states: bool
+
+    @property
+    def state_size(self) -> int:
+        """Length of the flat state of the whole stack."""
+        return len(self.layers) * self._layer_size
+
+    @property
+    def tangent_slice(self) -> slice:
+        """The part of the flat state that the tangent map is about."""
+        if self.selected is None:
+            return slice(0, self.state_size)
+        return slice(self.selected * self._layer_size, (self.selected + 1) * self._layer_size)
+
+    def elements_per_step(self, exponents: int) -> int:  # noqa: ARG002 - the same for any number
+        """Return how many numbers a step of one trajectory needs while scanned, roughly."""
+        if self.layers[0].weight_hr is not None:
+            return self.state_size**2
+        return self.state_size * self.kind.state_blocks * (self.kind.gates + 3)
+
+    def pack(self, state: Any, batch: int, like: Tensor) -> Float[Tensor, "B n"]:
+        """Return the flat state from the module's own convention; `None` is zero.
+
+        Raises:
+            InvalidStateError: its structure or shapes are not the module's.
+        """
+        if state is None:
+            return like.new_zeros(batch, self.state_size)
+        blocks = list(state) if self.kind is LSTM and isinstance(state, tuple | list) else [state]
+        expected = [self._block_shape(size, batch) for size in self._block_sizes]
+        found = [tuple(b.shape) if isinstance(b, Tensor) else None for b in blocks]
+        if found not in (expected, [self._unbatched(shape) for shape in expected]):
+            raise InvalidStateError(
+                f"the initial state must have the shapes {_shapes(expected)} for a batch of "
+                f"{batch}, as the module itself takes it, not {describe(state)}"
+            )
+        layered = [
+            block.reshape(len(self.layers), batch, -1) for block in cast(list[Tensor], blocks)
+        ]
+        return torch.cat(layered, dim=-1).transpose(0, 1).flatten(1)
+
+    def unpack(self, state: Float[Tensor, "B n"], *, batched: bool) -> Any:
+        """Return a flat state in the module's own convention."""
+        layered = state.unflatten(1, (len(self.layers), -1)).transpose(0, 1)
+        blocks = [block.contiguous() for block in layered.split(self._block_sizes, dim=-1)]
+        if not self.stacked_states:
+            blocks = [block.squeeze(0) for block in blocks]
+        if not batched:
+            blocks = [block.squeeze(-2) for block in blocks]
+        return tuple(blocks) if self.kind is LSTM else blocks[0]
+
+    def requires_grad(self, inputs: Tensor | None, state: Tensor) -> bool:
+        """Whether anything that the trajectory depends on requires gradients."""
+        leaves = [state, *(weight for layer in self.layers for weight in layer.present())]
+        return any(leaf.requires_grad for leaf in leaves) or (
+            inputs is not None and inputs.requires_grad
+        )
+
+    def advance(
+        self, inputs: Float[Tensor, "T B D"], state: Float[Tensor, "B n"], steps: int
+    ) -> Float[Tensor, "T B n"]:
+        """Return the flat states after each step."""
+        inputs = inputs[:steps]
+        pieces: list[Tensor] = []
+        for weights, piece in zip(self.layers, state.chunk(len(self.layers), -1), strict=True):
+            pieces.append(self.kind.run(inputs, piece.contiguous(), weights))
+            inputs = pieces[-1][..., : weights.weight_hh.shape[1]]
+        return torch.cat(pieces, dim=-1)
+
+    def step(self, inputs: Float[Tensor, "R D"], state: Float[Tensor, "R n"]) -> Tensor:
+        """Return the flat states after one step on independent rows, by PyTorch's own kernels."""
+        return self.advance(inputs.unsqueeze(0), state, 1).squeeze(0)
+
+    def tangent(
+        self,
+        inputs: Float[Tensor, "T B D"],
+        states: Float[Tensor, "T_plus_1 B n"],
+        exponents: int,
+    ) -> TangentMap:
+        """Return the tangent map along the states before and after every step."""
+        if self.layers[0].weight_hr is not None:
+            return self._projected_tangent(inputs, states, exponents)
+        if self.selected is not None:
+            coefficients = self._coefficients(self.selected, inputs, states)
+            return _gated(self.layers[self.selected], coefficients)
+        coefficients = [
+            self._coefficients(layer, inputs, states) for layer in range(len(self.layers))
+        ]
+        gated = tuple(map(_gated, self.layers, coefficients))
+        if len(gated) == 1:
+            return gated[0]
+        couplings = tuple(
+            Gates(weights.weight_ih, coefficient.feedforward)
+            for weights, coefficient in zip(self.layers[1:], coefficients[1:], strict=True)
+        )
+        return StackedTangent(gated, couplings)
+
+    @property
+    def _block_sizes(self) -> list[int]:
+        weights = self.layers[0]
+        sizes = [weights.weight_hh.shape[1], weights.weight_hh.shape[0] // self.kind.gates]
+        return sizes[: self.kind.state_blocks]
+
+    @property
+    def _layer_size(self) -> int:
+        return sum(self._block_sizes)
+
+    def _block_shape(self, size: int, batch: int) -> tuple[int, ...]:
+        return (len(self.layers), batch, size) if self.stacked_states else (batch, size)
+
+    def _unbatched(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-2], shape[-1]) if shape[-2] == 1 else shape
+
+    def _pieces(self, states: Tensor) -> tuple[Tensor, ...]:
+        return states.chunk(len(self.layers), dim=-1)
+
+    def _inputs_of(self, layer: int, inputs: Tensor, states: Tensor) -> Tensor:
+        if layer == 0:
+            return inputs
+        return self._pieces(states)[layer - 1][1:, :, : self._block_sizes[0]]
+
+    def _coefficients(self, layer: int, inputs: Tensor, states: Tensor) -> Coefficients:
+        before = self._pieces(states)[layer][:-1]
+        return self.kind.coefficients(
+            self._inputs_of(layer, inputs, states), before, self.layers[layer]
+        )
+
+    def _projected_tangent(self, inputs: Tensor, states: Tensor, exponents: int) -> TangentMap:
+        # A projection stands in front of the diagonals, so these Jacobians are not A + C W.
+        if self.selected is None:
+            return CellTangent.of(self.step, inputs, states[:-1], exponents)
+        alone = StockRecurrence(self.kind, (self.layers[self.selected],), None, True)
+        before = self._pieces(states)[self.selected][:-1]
+        from_below = self._inputs_of(self.selected, inputs, states)
+        return CellTangent.of(alone.step, from_below, before, exponents)
+
+
+def stock_recurrence(
+    system: StockLayer | StockCell, layer: int | None, dtype: torch.dtype
+) -> StockRecurrence:
+    """Return the recurrent map of a stock module, computing in `dtype`.
+
+    Raises:
+        UnsupportedSystemError: the module has no single forward map, or not the one that its
+            weights define.
+        InvalidOptionError: there is no such layer.
+    """
+    _refuse_what_has_no_single_map(system)
+    if isinstance(system, nn.RNNBase):
+        names = [f"_l{index}" for index in range(system.num_layers)]
+    else:
+        names = [""]
+    if layer is not None and not 0 <= layer < len(names):
+        raise InvalidOptionError(
+            f"layer must be from 0 to {len(names) - 1} for this {type(system).__name__} of "
+            f"{len(names)} layer(s), or None for the whole stack, not {layer}"
+        )
+    return StockRecurrence(
+        kind=_kind(system),
+        layers=tuple(_layer_weights(system, name, dtype) for name in names),
+        selected=layer,
+        stacked_states=isinstance(system, nn.RNNBase),
+    )
+
+
+def is_stock(system: object) -> bool:
+    """Whether a system is one of PyTorch's own recurrent modules.
+
+    A cell with a forward of its own is not: it runs as any other callable. A layer with a forward
+    of its own is refused later, since it takes a whole sequence.
+    """
+    if isinstance(system, nn.RNNCell | nn.GRUCell | nn.LSTMCell):
+        return _has_stock_forward(system)
+    return isinstance(system, nn.RNN | nn.GRU | nn.LSTM)
+
+
+def _has_stock_forward(system: nn.Module) -> bool:
+    return type(system).forward in _FORWARDS.values() and "forward" not in vars(system)
+
+
+def _refuse_what_has_no_single_map(system: StockLayer | StockCell) -> None:
+    name = type(system).__name__
+    if not _has_stock_forward(system):
+        raise UnsupportedSystemError(
+            f"{name} replaces the forward of PyTorch's module, so its weights do not tell its map; "
+            "pass its step as a callable (x_t, state) -> state"
+        )
+    if not isinstance(system, nn.RNNBase):
+        return
+    if system.bidirectional:
+        raise UnsupportedSystemError(
+            f"this {name} is bidirectional: its two directions run through time in opposite "
+            "senses, so there is no single forward map and no Lyapunov spectrum; pass a "
+            "unidirectional module"
+        )
+    if system.dropout and system.training and system.num_layers > 1:
+        raise UnsupportedSystemError(
+            f"this {name} has dropout={system.dropout} between its layers and is in train mode: "
+            "every step is a different random map; call .eval() on it first"
+        )
+
+
+def _kind(system: StockLayer | StockCell) -> Kind:
+    if isinstance(system, nn.LSTM | nn.LSTMCell):
+        return LSTM
+    if isinstance(system, nn.GRU | nn.GRUCell):
+        return GRU
+    return RELU if system.nonlinearity == "relu" else TANH
+
+
+def _layer_weights(
+    system: StockLayer | StockCell, suffix: str, dtype: torch.dtype
+) -> LayerWeights:
+    names = [name + suffix for name in LayerWeights._fields]
+    # nn.LSTMCell has no projection, and modules without bias no bias attributes.
+    weights = [
+        _weight(system, name).to(dtype) if getattr(system, name, None) is not None else None
+        for name in names
+    ]
+    return LayerWeights(*cast(list[Any], weights))
+
+
+def _weight(system: nn.Module, name: str) -> Tensor:
+    if name not in dict(system.named_parameters(recurse=False)) and not parametrize.is_parametrized(
+        system, name
+    ):
+        raise UnsupportedSystemError(
+            f"{name} of this {type(system).__name__} is not a parameter: a hook that recomputes it "
+            "before each forward would be missed; use torch.nn.utils.parametrizations instead of "
+            "the older weight_norm and spectral_norm"
+        )
+    return cast(Tensor, getattr(system, name))
+
+
+def _gated(weights: LayerWeights, coefficients: Coefficients) -> GatedTangent:
+    return GatedTangent(Gates(weights.weight_hh, coefficients.recurrent), coefficients.diagonal)
+
+
+def _shapes(shapes: list[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes))

@@ -1,0 +1,266 @@
+"""What every task shares: the batch, the abstract task, the parity tasks' base, the checks."""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from flossing.errors import InvalidOptionError
+
+Kind: TypeAlias = Literal["binary", "categorical", "regression"]
+
+LARGEST_TORCH_SEED = 2**64 - 1
+
+
+class Batch(NamedTuple):
+    """One batch of sequences with its answers, time first.
+
+    Attributes:
+        inputs: What the network is driven with, (T, B, D).
+        targets: The answers. Floats (T, B, C) for binary tasks (0 or 1) and for regression;
+            int64 class indices (T, B) for categorical tasks. Zero wherever `mask` is false.
+        mask: (T, B), true where the target is defined and counts.
+    """
+
+    inputs: Float[Tensor, "T B D"]
+    targets: Float[Tensor, "T B C"] | Int64[Tensor, "T B"]
+    mask: Bool[Tensor, "T B"]
+
+
+def require_integer(name: str, value: object, *, at_least: int, at_most: int | None = None) -> None:
+    """Refuse `value` unless it is an `int` in its range; a `bool` is not taken for an `int`.
+
+    Args:
+        name: The option's name, for the message.
+        value: What came.
+        at_least: The smallest value allowed.
+        at_most: The largest value allowed; None: no limit.
+
+    Raises:
+        InvalidOptionError: `value` is not an `int`, or lies outside the range.
+
+    Example:
+        >>> require_integer("delay", 2.5, at_least=1)
+        Traceback (most recent call last):
+        ...
+        flossing.errors.InvalidOptionError: delay is 2.5 (float); expected an int of at least 1: \
+pass, for example, delay=1
+    """
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and value >= at_least
+        and (at_most is None or value <= at_most)
+    ):
+        return
+    expected = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
+    raise InvalidOptionError(
+        f"{name} is {value!r} ({type(value).__name__}); expected an int {expected}: "
+        f"pass, for example, {name}={at_least}"
+    )
+
+
+def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse `value` unless it is one of `choices`.
+
+    Args:
+        name: The option's name, for the message.
+        value: What came.
+        choices: What it may be.
+
+    Raises:
+        InvalidOptionError: `value` is none of them; the message lists them.
+
+    Example:
+        >>> require_choice("filler", "silence", ("blank", "noise"))
+        Traceback (most recent call last):
+        ...
+        flossing.errors.InvalidOptionError: filler is 'silence' (str); pass one of 'blank', 'noise'
+    """
+    # Compared with their types too: 1 == True, but 1 is no answer to a yes-or-no option.
+    if any(type(value) is type(choice) and value == choice for choice in choices):
+        return
+    listed = ", ".join(repr(choice) for choice in choices)
+    raise InvalidOptionError(f"{name} is {value!r} ({type(value).__name__}); pass one of {listed}")
+
+
+def mask_from(first_step: int, *, steps: int, batch_size: int) -> Bool[Tensor, "T B"]:
+    """The mask of a task whose targets count from one step to the last.
+
+    Args:
+        first_step: Index of the first step that counts.
+        steps: Length T of the sequences.
+        batch_size: Number B of sequences.
+
+    Returns:
+        (T, B), true from `first_step` on.
+
+    Example:
+        >>> mask_from(2, steps=4, batch_size=1).flatten().tolist()
+        [False, False, True, True]
+    """
+    mask = torch.zeros(steps, batch_size, dtype=torch.bool)
+    mask[first_step:] = True
+    return mask
+
+
+class Task(ABC):
+    """A supervised problem on sequences that draws its own data.
+
+    The tasks are frozen dataclasses with keyword-only fields. One of your own derives from this
+    class and defines `kind`, `steps`, `input_size`, `output_size` and `_draw`; `sample` and
+    `batches` come with it. All tensors are made on the CPU, so that a seed means the same data
+    wherever the network lives; floats are in torch's default dtype.
+
+    Attributes:
+        kind: "binary" (one logit, targets 0 or 1), "categorical" (one logit a class) or
+            "regression" (one number).
+        steps: Length T of the sequences.
+
+    Example:
+        >>> from flossing.tasks import DelayedCopy
+        >>> task = DelayedCopy(delay=3, steps=10)
+        >>> task.kind, task.steps, task.input_size, task.output_size
+        ('binary', 10, 1, 1)
+    """
+
+    kind: ClassVar[Kind]
+    steps: int
+
+    @property
+    @abstractmethod
+    def input_size(self) -> int:
+        """Number D of input channels."""
+
+    @property
+    @abstractmethod
+    def output_size(self) -> int:
+        """Number of outputs of a readout: 1, or the number of classes of a categorical task."""
+
+    @abstractmethod
+    def _draw(self, batch_size: int, generator: torch.Generator | None) -> Batch:
+        """Draw one batch; `sample` has checked `batch_size` and made the CPU the default device."""
+
+    def sample(self, batch_size: int, *, generator: torch.Generator | None = None) -> Batch:
+        """Draw a fresh random batch.
+
+        Args:
+            batch_size: Number B of sequences.
+            generator: Source of randomness, on the CPU; None: torch's default random state.
+
+        Returns:
+            The batch; see `Batch` for shapes and dtypes.
+
+        Raises:
+            InvalidOptionError: `batch_size` is not an `int` of at least 1.
+
+        Example:
+            >>> import torch
+            >>> from flossing.tasks import AddingProblem
+            >>> batch = AddingProblem(steps=50).sample(8, generator=torch.Generator())
+            >>> batch.inputs.shape, batch.targets.shape, batch.mask.shape
+            (torch.Size([50, 8, 2]), torch.Size([50, 8, 1]), torch.Size([50, 8]))
+        """
+        self._require_batch_size(batch_size)
+        # A default device other than the CPU would clash with a generator, which is the CPU's.
+        with torch.device("cpu"):
+            return self._draw(batch_size, generator)
+
+    def batches(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
+        """Endless fresh batches that depend on nothing but the seed.
+
+        Torch's default random state is neither read nor changed.
+
+        Args:
+            batch_size: Number B of sequences in each batch.
+            seed: Where the sequence of batches starts, from 0 to 2⁶⁴ − 1.
+
+        Returns:
+            An iterator without end.
+
+        Raises:
+            InvalidOptionError: `batch_size` is not an `int` of at least 1, or `seed` is not an
+                `int` in its range; raised at the call, not at the first batch.
+
+        Example:
+            >>> from itertools import islice
+            >>> from flossing.tasks import TemporalXor
+            >>> task = TemporalXor(delay=4, steps=20)
+            >>> [batch.inputs.shape[1] for batch in islice(task.batches(16, seed=0), 3)]
+            [16, 16, 16]
+        """
+        self._require_batch_size(batch_size)
+        require_integer("seed", seed, at_least=0, at_most=LARGEST_TORCH_SEED)
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        return (self.sample(batch_size, generator=generator) for _ in itertools.count())
+
+    def _require_batch_size(self, batch_size: int) -> None:
+        require_integer("batch_size", batch_size, at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelayedParity(Task):
+    """Base of the binary tasks: the parity of bits that came in a fixed number of steps ago.
+
+    The inputs are independent fair bits, and
+
+        y_t = XOR over channels c and lags ℓ of x^c_{t−ℓ},    t ≥ delay,
+
+    where `delay` is the largest lag. Before that step the target is undefined (mask false).
+
+    Attributes:
+        delay: The largest lag, at least 1.
+        steps: Length T of the sequences, more than `delay`.
+
+    Raises:
+        InvalidOptionError: A field is not an `int` in its range, or no step has a target.
+
+    Example:
+        >>> DelayedParity(delay=5, steps=8).lags
+        (5,)
+    """
+
+    kind: ClassVar[Kind] = "binary"
+
+    delay: int = 40
+    steps: int = 300
+
+    def __post_init__(self) -> None:
+        require_integer("delay", self.delay, at_least=1)
+        require_integer("steps", self.steps, at_least=1)
+        if self.steps <= self.delay:
+            raise InvalidOptionError(
+                f"steps is {self.steps} and delay is {self.delay}, so no step has a target; "
+                f"expected steps > delay: pass steps={self.delay + 1} or more, or a shorter delay"
+            )
+
+    @property
+    def lags(self) -> tuple[int, ...]:
+        """How many steps ago the bits came in that the target combines; the largest is `delay`."""
+        return (self.delay,)
+
+    @property
+    def input_size(self) -> int:
+        """Number D of input channels."""
+        return 1
+
+    @property
+    def output_size(self) -> int:
+        """One logit."""
+        return 1
+
+    def _draw(self, batch_size: int, generator: torch.Generator | None) -> Batch:
+        shape = (self.steps, batch_size, self.input_size)
+        bits = torch.randint(2, shape, generator=generator)
+        ones = torch.zeros(self.steps - self.delay, batch_size, 1, dtype=torch.int64)
+        for lag in self.lags:
+            ones += bits[self.delay - lag : self.steps - lag].sum(-1, keepdim=True)
+        targets = torch.zeros(self.steps, batch_size, 1)
+        targets[self.delay :] = ones % 2
+        mask = mask_from(self.delay, steps=self.steps, batch_size=batch_size)
+        return Batch(bits.to(targets.dtype), targets, mask)

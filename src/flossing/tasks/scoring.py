@@ -1,0 +1,155 @@
+"""How far a network's outputs are from a batch's targets, over the entries that count."""
+
+from typing import get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+
+from flossing.errors import InvalidOptionError
+from flossing.tasks.base import Batch, Kind, Task, require_choice
+
+
+def task_loss(
+    task: Task | Kind, outputs: Float[Tensor, "T B C"], batch: Batch
+) -> Float[Tensor, ""]:
+    """The loss to train with, averaged over the entries where the mask is true.
+
+    With z the outputs and y the targets at an entry that counts:
+
+    - "binary": binary cross-entropy with logits, −y log σ(z) − (1−y) log(1−σ(z));
+    - "categorical": cross-entropy, −log softmax(z)_y;
+    - "regression": squared error, (z − y)².
+
+    The other entries are left out before anything is computed, so whatever the outputs are there,
+    infinite or NaN, they change neither the loss nor its gradients.
+
+    Args:
+        task: The task, or its kind.
+        outputs: The readout at every step, (T, B, C): logits, or numbers for "regression".
+        batch: What the outputs answer.
+
+    Returns:
+        The mean, a scalar that is differentiable with respect to `outputs`, in their dtype.
+
+    Raises:
+        InvalidOptionError: The kind is unknown, outputs and batch do not fit each other or the
+            kind, a class index is outside 0 … C−1, or the mask is true nowhere.
+
+    Example:
+        >>> import torch
+        >>> from flossing.tasks import DelayedCopy
+        >>> task = DelayedCopy(delay=2, steps=6)
+        >>> batch = task.sample(4)
+        >>> round(task_loss(task, torch.zeros(6, 4, 1), batch).item(), 4)
+        0.6931
+    """
+    kind = _kind_of(task)
+    answers, targets = _counted(kind, outputs, batch)
+    if kind == "categorical":
+        return cross_entropy(answers, targets)
+    if kind == "binary":
+        return binary_cross_entropy_with_logits(answers, targets.to(answers.dtype))
+    return mse_loss(answers, targets.to(answers.dtype))
+
+
+def accuracy(task: Task | Kind, outputs: Float[Tensor, "T B C"], batch: Batch) -> float:
+    """The share of right answers among the entries where the mask is true.
+
+    With z the outputs and y the targets, an answer is right where
+
+    - "binary": (z > 0) = (y > ½);
+    - "categorical": argmax z = y.
+
+    An answer that is NaN is wrong. The entries that do not count are left out, whatever they are.
+
+    Args:
+        task: The task, or its kind.
+        outputs: The logits at every step, (T, B, C).
+        batch: What the outputs answer.
+
+    Returns:
+        The accuracy, from 0 to 1.
+
+    Raises:
+        InvalidOptionError: As for `task_loss`; or the kind is "regression", where no answer is
+            right or wrong.
+
+    Example:
+        >>> import torch
+        >>> from flossing.tasks import DelayedCopy
+        >>> task = DelayedCopy(delay=2, steps=6)
+        >>> batch = task.sample(4)
+        >>> accuracy(task, batch.targets - 0.5, batch)
+        1.0
+    """
+    kind = _kind_of(task)
+    if kind == "regression":
+        raise InvalidOptionError(
+            "kind is 'regression', which has no accuracy; expected 'binary' or 'categorical': "
+            "measure a regression with task_loss"
+        )
+    answers, targets = _counted(kind, outputs, batch)
+    if kind == "categorical":
+        right = (answers.argmax(-1) == targets) & ~answers.isnan().any(-1)
+    else:
+        right = ((answers > 0) == (targets > 0.5)) & ~answers.isnan()
+    return right.sum().item() / right.numel()
+
+
+def _kind_of(task: Task | Kind) -> Kind:
+    kind = task.kind if isinstance(task, Task) else task
+    require_choice("kind", kind, get_args(Kind))
+    return kind
+
+
+def _counted(kind: Kind, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Outputs (n, C) and targets, (n, C) or (n,), at the n entries that count."""
+    _require_fit(kind, outputs, batch)
+    if not batch.mask.any():
+        raise InvalidOptionError(
+            f"the mask of shape {tuple(batch.mask.shape)} is true nowhere, so there is nothing to "
+            "score; expected at least one true entry: pass a batch whose mask marks the steps that "
+            "count"
+        )
+    answers, targets = outputs[batch.mask], batch.targets[batch.mask]
+    if kind == "categorical":
+        _require_classes(targets, classes=answers.shape[-1])
+    return answers, targets
+
+
+def _require_fit(kind: Kind, outputs: Tensor, batch: Batch) -> None:
+    """Refuse shapes and dtypes that broadcasting or integer indexing would make sense of."""
+    categorical = kind == "categorical"
+    shape = outputs.shape[:2] if categorical else outputs.shape
+    target_dtype_fits = (
+        batch.targets.dtype == torch.int64 if categorical else batch.targets.is_floating_point()
+    )
+    if (
+        outputs.ndim == 3
+        and batch.targets.shape == shape
+        and target_dtype_fits
+        and batch.mask.shape == outputs.shape[:2]
+        and batch.mask.dtype == torch.bool
+    ):
+        return
+    came = ", ".join(
+        f"{name} {tuple(tensor.shape)} {tensor.dtype}"
+        for name, tensor in (("outputs", outputs), ("targets", batch.targets), ("mask", batch.mask))
+    )
+    targets = "targets (T, B) torch.int64" if categorical else "floating targets (T, B, C)"
+    raise InvalidOptionError(
+        f"{came} do not fit a {kind} task; expected outputs (T, B, C), {targets}, mask (T, B) "
+        "torch.bool: pass time-first outputs to the same batch"
+    )
+
+
+def _require_classes(targets: Tensor, *, classes: int) -> None:
+    smallest, largest = (int(bound) for bound in targets.aminmax())
+    if smallest < 0 or largest >= classes:
+        raise InvalidOptionError(
+            f"the targets that count are classes {smallest} to {largest}, but the outputs have "
+            f"{classes} logits; expected classes 0 to {classes - 1}: give the readout as many "
+            "outputs as the task's output_size"
+        )

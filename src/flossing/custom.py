@@ -57,13 +57,7 @@ class CallableRecurrence:
 
     def unpack(self, state: Float[Tensor, "B n"], *, batched: bool) -> Any:
         """Return a flat state in the caller's own structure."""
-        sizes = [shape.numel() for shape in self.shapes]
-        pieces = state.split(sizes, dim=-1)
-        leaves = [
-            piece.reshape(*state.shape[:-1], *shape)
-            for piece, shape in zip(pieces, self.shapes, strict=True)
-        ]
-        return self.rebuild(leaves if batched else [leaf.squeeze(0) for leaf in leaves])
+        return self._tree(state if batched else state.squeeze(0))
 
     def step(self, inputs: Tensor | None, state: Float[Tensor, "R n"]) -> Float[Tensor, "R n"]:
         """Return the flat states after one step on independent rows."""
@@ -84,13 +78,21 @@ class CallableRecurrence:
         return torch.stack(states)
 
     def tangent(
-        self, inputs: Tensor | None, states: Float[Tensor, "T_plus_1 B n"], exponents: int
+        self, inputs: Tensor | None, states: Float[Tensor, "T B n"], exponents: int
     ) -> TangentMap:
-        """Return the tangent map along the states before and after every step."""
-        return CellTangent.of(self.step, inputs, states[:-1], exponents)
+        """Return the tangent map along the inputs of every step and the states before it."""
+        return CellTangent.of(self.step, inputs, states, exponents)
+
+    def _tree(self, state: Float[Tensor, "*R n"]) -> Any:
+        pieces = state.split([shape.numel() for shape in self.shapes], dim=-1)
+        leaves = [
+            piece.reshape(*state.shape[:-1], *shape)
+            for piece, shape in zip(pieces, self.shapes, strict=True)
+        ]
+        return self.rebuild(leaves)
 
     def _call(self, inputs: Tensor | None, state: Float[Tensor, "*R n"]) -> Float[Tensor, "*R n"]:
-        tree = self.unpack(state, batched=True)
+        tree = self._tree(state)
         result = self.function(inputs, tree) if self.driven else self.function(tree)
         leaves, _ = flatten(_state_of(result, tree))
         flat = [leaf.reshape(*state.shape[:-1], -1) for leaf in leaves]
@@ -144,15 +146,19 @@ def _check_batch(leaves: list[Tensor], inputs: Tensor | None) -> None:
 
 
 def _computing_in(system: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
-    """Return the system with its floating point parameters and buffers in the given dtype."""
+    """Return the system with its floating point parameters and buffers in the given dtype.
+
+    A module's own buffers are put back after every call: one that keeps its state there is left
+    as it was.
+    """
     if not isinstance(system, nn.Module):
         return system
-    tensors = dict(system.named_parameters()) | dict(system.named_buffers())
-    foreign = {n: t for n, t in tensors.items() if t.is_floating_point() and t.dtype != dtype}
-    if not foreign:
+    foreign = {name: p for name, p in system.named_parameters() if p.dtype != dtype}
+    tensors = foreign | dict(system.named_buffers())
+    if not tensors:
         return system
-    cast_tensors = {name: tensor.to(dtype) for name, tensor in foreign.items()}
-    return lambda *arguments: torch.func.functional_call(system, cast_tensors, arguments)
+    replaced = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+    return lambda *arguments: torch.func.functional_call(system, replaced, arguments)
 
 
 def _state_of(result: Any, state: Any) -> Any:

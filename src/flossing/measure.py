@@ -114,18 +114,18 @@ def _run_segment(
     if stop <= plan.state_transient:
         return _Segment(states[-1], [], None)
     stops = _stops(problem, plan, start, stop)
-    tangent = _tangent(problem, plan, states, start, stop)
+    tangent = _tangent(problem, plan, states[:-1], start, stop)
     growth = plan.backend(tangent, frame, stops, interval, plan.adaptive)
     return _Segment(states[-1], [states[at].detach() for at in stops], growth)
 
 
 def _tangent(
-    problem: DrivenMap, plan: Plan, states: Float[Tensor, "T_plus_1 B S"], start: int, stop: int
+    problem: DrivenMap, plan: Plan, states: Float[Tensor, "T B S"], start: int, stop: int
 ) -> TangentMap:
     inputs, recurrence = problem.inputs_from(start, stop), problem.recurrence
     if plan.backend is reference_growth and not isinstance(recurrence, JacobianStack):
         return DenseTangent(
-            explicit_jacobians(recurrence.step, inputs, states[:-1], recurrence.tangent_slice)
+            explicit_jacobians(recurrence.step, inputs, states, recurrence.tangent_slice)
         )
     return recurrence.tangent(inputs, states, plan.exponents)
 

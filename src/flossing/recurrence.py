@@ -5,7 +5,7 @@ The one place where a system, its inputs and its initial state are checked.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ System = nn.Module | Callable[..., Any]
 StateGradient = Literal["full", "detach"] | int
 
 
+@runtime_checkable
 class Recurrence(Protocol):
     """A recurrent map h_t = f(h_{t-1}, x_t) on flat states."""
 
@@ -63,9 +64,9 @@ class Recurrence(Protocol):
         ...
 
     def tangent(
-        self, inputs: Any, states: Float[Tensor, "T_plus_1 B n"], exponents: int
+        self, inputs: Any, states: Float[Tensor, "T B n"], exponents: int
     ) -> TangentMap:
-        """Return the tangent map along the states before and after every step."""
+        """Return the tangent map along the inputs of every step and the states before it."""
         ...
 
 
@@ -170,7 +171,8 @@ def trajectory(
         start: first step.
         stop: step after the last one.
         state_gradient: "full" keeps the graph through the states, "detach" none of it, and an
-            integer w cuts it before every w-th step of the whole run.
+            integer w cuts it before every w-th step of the whole run, so that each state keeps
+            between 1 and w steps of its history.
     """
     if state_gradient == "full":
         return _advance(problem, state, start, stop)

@@ -67,7 +67,8 @@ def lyapunov_spectrum(
             shortened where it does, with a warning.
         state_gradient: "full": gradients flow through the states, by backpropagation through
             time, and explode where the largest exponent is positive; "detach": states count as
-            constants; an integer w: the graph through the states is cut before every w-th step.
+            constants; an integer w: the graph through the states is cut before every w-th step, so
+            that each Jacobian sees between 1 and w steps of its state's history.
         layer: of a stack of layers, the one whose own exponents are meant, driven by the one
             below; `None` for the whole stack as one state.
         frame: orthonormal frame to start from, (B, n, k); `None` for a random one.

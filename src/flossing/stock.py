@@ -113,21 +113,22 @@ class StockRecurrence:
         return self.advance(inputs.unsqueeze(0), state, 1).squeeze(0)
 
     def tangent(
-        self,
-        inputs: Float[Tensor, "T B D"],
-        states: Float[Tensor, "T_plus_1 B n"],
-        exponents: int,
+        self, inputs: Float[Tensor, "T B D"], states: Float[Tensor, "T B n"], exponents: int
     ) -> TangentMap:
-        """Return the tangent map along the states before and after every step."""
+        """Return the tangent map along the inputs of every step and the states before it."""
         if self.layers[0].weight_hr is not None:
             return self._projected_tangent(inputs, states, exponents)
-        if self.selected is not None:
-            coefficients = self._coefficients(self.selected, inputs, states)
-            return _gated(self.layers[self.selected], coefficients)
+        layers = range(len(self.layers)) if self.selected is None else [self.selected]
+        layer_inputs = self._layer_inputs(inputs, states)
+        pieces = self._pieces(states)
         coefficients = [
-            self._coefficients(layer, inputs, states) for layer in range(len(self.layers))
+            self.kind.coefficients(layer_inputs[layer], pieces[layer], self.layers[layer])
+            for layer in layers
         ]
-        gated = tuple(map(_gated, self.layers, coefficients))
+        gated = tuple(
+            _gated(self.layers[layer], coefficient)
+            for layer, coefficient in zip(layers, coefficients, strict=True)
+        )
         if len(gated) == 1:
             return gated[0]
         couplings = tuple(
@@ -155,25 +156,30 @@ class StockRecurrence:
     def _pieces(self, states: Tensor) -> tuple[Tensor, ...]:
         return states.chunk(len(self.layers), dim=-1)
 
-    def _inputs_of(self, layer: int, inputs: Tensor, states: Tensor) -> Tensor:
-        if layer == 0:
-            return inputs
-        return self._pieces(states)[layer - 1][1:, :, : self._block_sizes[0]]
+    def _layer_inputs(self, inputs: Tensor, states: Tensor) -> list[Tensor]:
+        """Return what each layer is driven by, up to the last one whose tangent map is meant.
 
-    def _coefficients(self, layer: int, inputs: Tensor, states: Tensor) -> Coefficients:
-        before = self._pieces(states)[layer][:-1]
-        return self.kind.coefficients(
-            self._inputs_of(layer, inputs, states), before, self.layers[layer]
-        )
+        That is a function of the states before the step, also where the graph through these is
+        cut: the outputs of the layers below are computed again, all steps in one batch.
+        """
+        topmost = len(self.layers) - 1 if self.selected is None else self.selected
+        driven_by = [inputs]
+        for weights, piece in zip(self.layers[:topmost], self._pieces(states), strict=False):
+            rows = driven_by[-1].flatten(0, 1).unsqueeze(0)
+            after = self.kind.run(rows, piece.flatten(0, 1).contiguous(), weights).squeeze(0)
+            outputs = after[:, : self._block_sizes[0]]
+            driven_by.append(outputs.unflatten(0, states.shape[:2]))
+        return driven_by
 
     def _projected_tangent(self, inputs: Tensor, states: Tensor, exponents: int) -> TangentMap:
         # A projection stands in front of the diagonals, so these Jacobians are not A + C W.
         if self.selected is None:
-            return CellTangent.of(self.step, inputs, states[:-1], exponents)
+            return CellTangent.of(self.step, inputs, states, exponents)
         alone = StockRecurrence(self.kind, (self.layers[self.selected],), None, True)
-        before = self._pieces(states)[self.selected][:-1]
-        from_below = self._inputs_of(self.selected, inputs, states)
-        return CellTangent.of(alone.step, from_below, before, exponents)
+        from_below = self._layer_inputs(inputs, states)[self.selected]
+        return CellTangent.of(
+            alone.step, from_below, self._pieces(states)[self.selected], exponents
+        )
 
 
 def stock_recurrence(

@@ -13,12 +13,14 @@ them, and offers
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+
+from flossing.errors import UnsupportedSystemError
 
 RowStep = Callable[[Tensor | None, Tensor], Tensor]
 """One step of a recurrent map on independent rows: inputs [R, ...], states [R, n] -> [R, n]."""
@@ -30,6 +32,7 @@ LARGEST_JACOBIAN_STACK = 1 << 26
 _ROW_ELEMENTS = 1 << 22
 
 
+@runtime_checkable
 class TangentMap(Protocol):
     """The Jacobians of a trajectory, known by what they do to vectors."""
 
@@ -309,7 +312,14 @@ def _jacobian_vector(
     (pulled,) = torch.autograd.grad(images, states, dummy, create_graph=True, allow_unused=True)
     if pulled is None or not pulled.requires_grad:
         return torch.zeros_like(rows)
-    (pushed,) = torch.autograd.grad(pulled, dummy, rows, create_graph=True, allow_unused=True)
+    try:
+        (pushed,) = torch.autograd.grad(pulled, dummy, rows, create_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        raise UnsupportedSystemError(
+            f"the step cannot be differentiated twice: {error}. Its exponents can be measured under "
+            "torch.no_grad() with backend='reference', but not differentiated; replace that "
+            "operation by a smooth one"
+        ) from error
     return torch.zeros_like(rows) if pushed is None else pushed
 
 

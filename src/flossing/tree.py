@@ -1,6 +1,7 @@
 """Nested tuples, named tuples, lists and dictionaries of tensors, taken apart and put together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor
@@ -22,20 +23,8 @@ def flatten(tree: Any) -> tuple[list[Tensor], Rebuild]:
     (tensor([1., 1.]), {'cell': tensor([2.])}, 'static')
     """
     leaves: list[Tensor] = []
-
-    def take(node: Any) -> Any:
-        if isinstance(node, Tensor):
-            leaves.append(node)
-            return _LEAF
-        return node
-
-    skeleton = _map(tree, take)
-
-    def rebuild(replacements: list[Tensor]) -> Any:
-        remaining = iter(replacements)
-        return _map(skeleton, lambda node: next(remaining) if node is _LEAF else node)
-
-    return leaves, rebuild
+    skeleton = _map(tree, partial(_take, leaves))
+    return leaves, partial(_rebuild, skeleton)
 
 
 def same_structure(first: Any, second: Any) -> bool:
@@ -69,6 +58,21 @@ def describe(tree: Any) -> str:
     if children is None:
         return type(tree).__name__
     return f"{type(tree).__name__} of ({', '.join(map(describe, children))})"
+
+
+def _take(leaves: list[Tensor], node: Any) -> Any:
+    if isinstance(node, Tensor):
+        leaves.append(node)
+        return _LEAF
+    return node
+
+
+def _put(replacements: Iterator[Tensor], node: Any) -> Any:
+    return next(replacements) if node is _LEAF else node
+
+
+def _rebuild(skeleton: Any, replacements: list[Tensor]) -> Any:
+    return _map(skeleton, partial(_put, iter(replacements)))
 
 
 def _children(tree: Any) -> list[Any] | None:

@@ -35,7 +35,7 @@ def factor(vectors: Float[Tensor, "B n k"]) -> Factored:
     frame, triangular = _positive_qr(vectors)
     diagonal = triangular.diagonal(dim1=-2, dim2=-1)
     longest = torch.linalg.vector_norm(triangular, dim=-2).amax(dim=-1, keepdim=True)
-    rounding = 8 * math.sqrt(vectors.shape[-2]) * torch.finfo(vectors.dtype).eps
+    rounding = 4 * math.sqrt(vectors.shape[-2]) * torch.finfo(vectors.dtype).eps
     dependent = diagonal <= rounding * longest
     log_growth = diagonal.log().masked_fill(dependent, -torch.inf)
     used = _precision_used(log_growth, longest.log())

@@ -19,7 +19,7 @@ def explicit_jacobians(
     states: Float[Tensor, "T B S"],
     part: slice,
 ) -> Float[Tensor, "T B n n"]:
-    """Differentiate one output of one step at a time, keeping the graph.
+    """Differentiate one output of one step at a time, keeping the graph if gradients are enabled.
 
     Args:
         step: one step of the whole state, inputs [B, ...] and states [B, S] to states [B, S].
@@ -41,16 +41,21 @@ def _explicit_jacobian(
     state: Float[Tensor, "B S"],
     part: slice,
 ) -> Float[Tensor, "B n n"]:
-    if not state.requires_grad:
-        state = state.detach().requires_grad_()
-    image = step(inputs, state)[:, part]
-    if not image.requires_grad:
-        return image.new_zeros(*image.shape, image.shape[1])
-    rows: list[Tensor] = []
-    for output in image.unbind(1):
-        (row,) = torch.autograd.grad(output.sum(), state, create_graph=True, materialize_grads=True)
-        rows.append(row[:, part])
-    return torch.stack(rows, dim=1)
+    keep_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not state.requires_grad:
+            state = state.detach().requires_grad_()
+        image = step(inputs, state)[:, part]
+        if not image.requires_grad:
+            return image.new_zeros(*image.shape, image.shape[1])
+        rows: list[Tensor] = []
+        for output in image.unbind(1):
+            (row,) = torch.autograd.grad(
+                output.sum(), state, create_graph=True, materialize_grads=True
+            )
+            rows.append(row[:, part])
+        jacobian = torch.stack(rows, dim=1)
+    return jacobian if keep_graph else jacobian.detach()
 
 
 def scan_reference(

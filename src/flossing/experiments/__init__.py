@@ -1,0 +1,1 @@
+"""Experiments with flossing, run by the command line; needs the extra `cli`."""

@@ -1,0 +1,145 @@
+"""The figure of the demo: for each task, spectra, gradients and learning curves."""
+
+# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from flossing.experiments.training import Record
+from flossing.plots import (
+    BLUE,
+    GREY,
+    VERMILLION,
+    new_figure,
+    plot_gradient_norm,
+    plot_learning_curve,
+    plot_spectrum,
+)
+from flossing.tasks import Digits, Task, TemporalXor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+WIDTH, ROW_HEIGHT, LEGEND_HEIGHT = 12.5, 3.7, 0.4
+LAGS_SHOWN_PER_NEEDED = 1.5
+# Lines and markers differ too, for print in grey.
+STYLES: dict[str, dict[str, Any]] = {
+    "without flossing": {"color": VERMILLION, "linestyle": "--", "marker": "o"},
+    "flossed before training": {"color": BLUE, "linestyle": "-", "marker": "s"},
+}
+
+
+def demo_figure(records: Sequence[Record]) -> "Figure":
+    """Draw one row of panels for each task.
+
+    Args:
+        records: The arms of a task after one another.
+    """
+    rows = [list(arms) for _, arms in groupby(records, key=lambda each: each.configuration.name)]
+    figure = new_figure(WIDTH, ROW_HEIGHT * len(rows) + LEGEND_HEIGHT)
+    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for part, arms in zip(parts, rows, strict=True):
+        _draw_row(part, arms)
+    handles, labels = parts[0].axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def _draw_row(part: "SubFigure", arms: Sequence[Record]) -> None:
+    task = arms[0].configuration.task
+    part.suptitle(_title(task), fontweight="bold")
+    spectra, gradients, curves = part.subplots(1, 3)
+    for record in arms:
+        style = STYLES[record.configuration.arm]
+        label = record.configuration.arm
+        plot_spectrum(record.spectrum, spectra, label=label, **style)
+        norms = record.gradient_norm_by_lag[: _longest_lag_shown(task)]
+        plot_gradient_norm(
+            range(1, 1 + len(norms)),
+            norms,
+            gradients,
+            label=label,
+            **style,
+            markevery=0.1,
+            markersize=4,
+        )
+        points = record.learning_curve
+        plot_learning_curve(
+            [point.step for point in points],
+            [point.accuracy for point in points],
+            curves,
+            chance=_chance(task) if record is arms[0] else None,
+            label=label,
+            **style,
+            markevery=0.1,
+            markersize=4,
+        )
+    _finish_spectra(spectra, arms[-1])
+    _finish_gradients(gradients, task)
+    curves.set_title("Learning")
+
+
+def _finish_spectra(axes: "Axes", record: Record) -> None:
+    axes.set_title("Exponents before training")
+    axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    k = record.configuration.flossed_k
+    axes.axvline(k + 0.5, color=GREY, linestyle=":", linewidth=1.0, zorder=0)
+    axes.annotate(
+        f"k = {k}",
+        (k + 0.5, 0.04),
+        xycoords=("data", "axes fraction"),
+        xytext=(-3, 0),
+        textcoords="offset points",
+        horizontalalignment="right",
+        color=GREY,
+        fontsize="small",
+    )
+
+
+def _finish_gradients(axes: "Axes", task: Task) -> None:
+    axes.set_title("Gradient before training")
+    axes.set_ylabel(r"$\Vert\partial L_T\,/\,\partial h_{T-\mathrm{lag}}\Vert$")
+    needed = _needed_lags(task)
+    if needed is None:
+        return
+    first, last = needed
+    axes.axvspan(first, last, color=GREY, alpha=0.12, linewidth=0, zorder=0)
+    axes.set_xlim(left=0)
+    axes.annotate(
+        "needed for\nthe answer",
+        (first, 0.04),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        color=GREY,
+        fontsize="small",
+    )
+
+
+def _needed_lags(task: Task) -> tuple[int, int] | None:
+    """The shortest and the longest lag at which the answer lies."""
+    if isinstance(task, Digits):
+        return task.hold, task.steps - 1
+    if isinstance(task, TemporalXor):
+        return task.lags[0], task.lags[-1]
+    return None
+
+
+def _longest_lag_shown(task: Task) -> int:
+    needed = _needed_lags(task)
+    return task.steps if needed is None else round(LAGS_SHOWN_PER_NEEDED * needed[1])
+
+
+def _title(task: Task) -> str:
+    if isinstance(task, Digits):
+        return f"Handwritten digits, answer after {task.hold} blank steps"
+    if isinstance(task, TemporalXor):
+        return f"Temporal XOR of the bits {' and '.join(map(str, task.lags))} steps back"
+    return type(task).__name__
+
+
+def _chance(task: Task) -> float:
+    return 1 / task.output_size if task.kind == "categorical" else 0.5

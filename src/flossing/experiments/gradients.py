@@ -1,0 +1,82 @@
+"""How large the gradient of the loss is with respect to states that lie ever further back."""
+
+import copy
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flossing.experiments.networks import SequenceNetwork
+from flossing.tasks import Batch, Kind, task_loss
+
+
+def first_state_gradient_norm(network: SequenceNetwork, kind: Kind, batch: Batch) -> float:
+    """‖∂L/∂h_0‖ for the loss over a whole sequence, root mean square over the sequences.
+
+    Args:
+        network: What is trained; left as it is.
+        kind: The kind of the task.
+        batch: The sequences and their answers.
+
+    Example:
+        >>> from flossing.experiments.networks import RateNetwork
+        >>> from flossing.tasks import DelayedCopy
+        >>> network = RateNetwork(1, 20, 1, generator=torch.Generator())
+        >>> batch = DelayedCopy(delay=2, steps=10).sample(4)
+        >>> first_state_gradient_norm(network, "binary", batch) > 0
+        True
+    """
+    network, batch = _in_double_precision(network, batch)
+    state = _leaf(network, batch)
+    loss = task_loss(kind, network(batch.inputs, state), batch)
+    (gradient,) = torch.autograd.grad(loss, [state])
+    return float(_norm_per_sequence(gradient))
+
+
+def gradient_norm_by_lag(network: SequenceNetwork, kind: Kind, batch: Batch) -> Float[Tensor, " T"]:
+    """‖∂L/∂h_{T−s}‖ for the lags s = 1 … T, where L is the loss at the last step alone.
+
+    A loss over several steps would mix their lags.
+
+    Args:
+        network: What is trained; left as it is.
+        kind: The kind of the task.
+        batch: The sequences and their answers, the last of which must count.
+
+    Returns:
+        Root mean square over the sequences, (T,), from lag 1 to lag T.
+
+    Example:
+        >>> from flossing.experiments.networks import RateNetwork
+        >>> from flossing.tasks import DelayedCopy
+        >>> network = RateNetwork(1, 20, 1, generator=torch.Generator())
+        >>> batch = DelayedCopy(delay=2, steps=10).sample(4)
+        >>> gradient_norm_by_lag(network, "binary", batch).shape
+        torch.Size([10])
+    """
+    network, batch = _in_double_precision(network, batch)
+    states = [_leaf(network, batch)]
+    for inputs in batch.inputs[:-1].unsqueeze(1):
+        # `nn.RNN` hides the states between its steps from autograd, so each step is a call.
+        _, state = network.rnn(inputs, states[-1])
+        states.append(state)
+    last = Batch(batch.inputs[-1:], batch.targets[-1:], batch.mask[-1:])
+    loss = task_loss(kind, network(last.inputs, states[-1]), last)
+    gradients = torch.autograd.grad(loss, states)
+    return torch.stack([_norm_per_sequence(gradient) for gradient in reversed(gradients)])
+
+
+def _in_double_precision(network: SequenceNetwork, batch: Batch) -> tuple[SequenceNetwork, Batch]:
+    """A copy of the network: in single precision the gradient at long lags underflows to zero."""
+    targets = batch.targets.double() if batch.targets.is_floating_point() else batch.targets
+    return copy.deepcopy(network).double(), Batch(batch.inputs.double(), targets, batch.mask)
+
+
+def _leaf(network: SequenceNetwork, batch: Batch) -> Float[Tensor, "1 B N"]:
+    return network.initial_state(batch.inputs.shape[1]).detach().requires_grad_()
+
+
+def _norm_per_sequence(gradient: Float[Tensor, "1 B N"]) -> Float[Tensor, ""]:
+    # The loss is a mean over sequences, so that each one's own gradient is B times larger.
+    return gradient.square().sum().sqrt() * math.sqrt(gradient.shape[1])

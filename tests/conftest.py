@@ -1,0 +1,20 @@
+"""Shared by all tests."""
+
+import jaxtyping
+import pytest
+import torch
+
+# The workers of a parallel run share the cores: threads that wait for one another cost more.
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def own_checks_only(monkeypatch):
+    """Wrong types reach the library's own checks, as they do at a user's, under pytest too."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same global random state."""
+    torch.manual_seed(0)

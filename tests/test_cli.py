@@ -1,0 +1,94 @@
+import json
+import math
+import sys
+
+import pytest
+
+from flossing.cli import main
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def refused(arguments, capsys):
+    """The message with which bad options are refused."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def numbers_in(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for item in value for number in numbers_in(item)]
+    return [value] if isinstance(value, float) else []
+
+
+@pytest.mark.parametrize("task", ["xor", "digits"])
+def test_demo_shows_a_table_and_writes_its_files(task, tmp_path, capsys):
+    figure, records = tmp_path / "new" / "demo.png", tmp_path / "demo.json"
+    options = ["--output", str(figure), "--records", str(records), "--seed", "7"]
+    assert main(["demo", "--quick", "--task", task, *options]) == 0
+    shown = capsys.readouterr().out
+    assert "(quick" in shown
+    assert str(figure) in shown
+    assert figure.read_bytes().startswith(PNG)
+    document = json.loads(records.read_text(encoding="utf-8"))
+    assert document["seed"] == 7
+    assert document["quick"]
+    assert [run["arm"] for run in document["runs"]] == [
+        "without flossing",
+        "flossed before training",
+    ]
+    numbers = numbers_in(document)
+    assert len(numbers) > 50
+    assert all(math.isfinite(number) for number in numbers)
+    without, flossed = document["runs"]
+    assert flossed["flossing_seconds"] > 0
+    assert f"{100 * without['final_accuracy']:.1f} %" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required"),
+        (["train"], "invalid choice: 'train'"),
+        (["demo", "--task", "copy"], "invalid choice: 'copy'"),
+        (["demo", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
+        (["demo", "--seed", "one"], "'one' is not a whole number"),
+        (["demo", "--output", "demo.gif"], "should end in one of .png, .pdf, .svg"),
+        (["demo", "--quickly"], "unrecognized arguments: --quickly"),
+    ],
+)
+def test_bad_options_are_refused(arguments, message, capsys):
+    assert message in refused(arguments, capsys)
+
+
+def test_paths_that_cannot_be_written_are_refused_before_training(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    assert "is a folder" in refused(["demo", "--records", str(tmp_path)], capsys)
+    assert "is a file" in refused(["demo", "--output", str(file / "demo.png")], capsys)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["--version"]])
+def test_help_and_version_end_well(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 0
+    assert "flossing" in capsys.readouterr().out
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    shown = capsys.readouterr().out
+    for option in ("--output", "--records", "--seed", "--task", "--quick"):
+        assert option in shown
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["demo", "--output", str(tmp_path / "demo.png")]) == 1
+    assert 'pip install "flossing[plot]"' in capsys.readouterr().err

@@ -132,6 +132,7 @@ def driven_map(
     own_dtype = _own_dtype(system, inputs, state)
     computing = dtype or _computable(own_dtype)
     inputs, lengths, batched = _time_first(system, inputs, state)
+    _check_devices(system, inputs, state)
     if inputs is None:
         steps = _autonomous_steps(system, steps)
     elif steps is not None and steps != len(inputs):
@@ -143,7 +144,6 @@ def driven_map(
         steps = len(inputs)
         inputs = _checked_inputs(inputs, own_dtype, dtype).to(computing)
     _check_state_tensors(state, own_dtype, dtype)
-    _check_devices(system, inputs, state)
     if is_stock(system):
         recurrence, flat = _stock(system, inputs, state, layer, computing)
     else:

@@ -55,7 +55,7 @@ def _draw_row(part: "SubFigure", arms: Sequence[Record]) -> None:
     for record in arms:
         style = STYLES[record.configuration.arm]
         label = record.configuration.arm
-        plot_spectrum(record.spectrum, spectra, label=label, **style)
+        plot_spectrum(record.spectrum, spectra, label=label, **style, markevery=0.08)
         norms = record.gradient_norm_by_lag[: _longest_lag_shown(task)]
         plot_gradient_norm(
             range(1, 1 + len(norms)),

@@ -58,7 +58,8 @@ def _precision_used(log_growth: Float[Tensor, "B k"], log_longest: Float[Tensor,
     magnitude = torch.maximum(log_longest.abs(), log_growth.abs()) / limits.magnitude
     # A frame that vanished altogether has −inf − (−inf) here: lost rank, not a non-finite number.
     spread = torch.where(torch.isneginf(log_growth), torch.inf, spread)
-    return float(torch.maximum(spread, magnitude).amax())
+    used = torch.where(log_longest < torch.inf, torch.maximum(spread, magnitude), torch.nan)
+    return float(used.amax())
 
 
 def _replace_columns(

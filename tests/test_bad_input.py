@@ -85,7 +85,12 @@ BAD_INPUTS = [
     (rnn(), torch.zeros(10, 2, 3, 1), {}, r"not of shape \(10, 2, 3, 1\)"),
     (rnn(), [1, 2], {}, "must be a tensor.*not a list"),
     (rnn(), torch.zeros(10, 2, 3, dtype=torch.long), {}, "floating point, not torch.int64"),
-    (rnn(), torch.zeros(10, 2, 3, dtype=torch.complex64), {}, "floating point, not torch.complex64"),
+    (
+        rnn(),
+        torch.zeros(10, 2, 3, dtype=torch.complex64),
+        {},
+        "floating point, not torch.complex64",
+    ),
     (rnn(), INPUTS.double(), {}, r"torch.float64 but the system works in torch.float32.*dtype="),
     (rnn(), with_nan(INPUTS), {}, "infinite or NaN"),
     (rnn(), INPUTS + torch.inf, {}, "infinite or NaN"),
@@ -187,7 +192,7 @@ def test_diverging_trajectory():
 
 
 def test_infinite_jacobian():
-    with pytest.raises(NonFiniteError, match="tangent vectors became infinite or NaN at step 1"):
+    with pytest.raises(NonFiniteError, match="tangent vectors became infinite or NaN"):
         flossing.lyapunov_spectrum(
             lambda h: torch.sqrt(h), state=torch.zeros(1, 1), steps=5, reorthonormalize=1
         )
@@ -198,9 +203,7 @@ def test_step_without_a_second_derivative():
         return nn.functional.hardsigmoid(state + x_t)
 
     with pytest.raises(UnsupportedSystemError, match="cannot be differentiated twice.*hardsigmoid"):
-        flossing.lyapunov_spectrum(
-            step, INPUTS, torch.zeros(2, 3, requires_grad=True), k=1
-        )
+        flossing.lyapunov_spectrum(step, INPUTS, torch.zeros(2, 3, requires_grad=True), k=1)
 
 
 @pytest.mark.parametrize(

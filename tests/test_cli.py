@@ -25,11 +25,10 @@ def numbers_in(value):
     return [value] if isinstance(value, float) else []
 
 
-@pytest.mark.parametrize("task", ["xor", "digits"])
-def test_demo_shows_a_table_and_writes_its_files(task, tmp_path, capsys):
+def test_demo_shows_a_table_and_writes_its_files(tmp_path, capsys):
     figure, records = tmp_path / "new" / "demo.png", tmp_path / "demo.json"
     options = ["--output", str(figure), "--records", str(records), "--seed", "7"]
-    assert main(["demo", "--quick", "--task", task, *options]) == 0
+    assert main(["demo", "--quick", "--task", "all", *options]) == 0
     shown = capsys.readouterr().out
     assert "(quick" in shown
     assert str(figure) in shown
@@ -37,16 +36,19 @@ def test_demo_shows_a_table_and_writes_its_files(task, tmp_path, capsys):
     document = json.loads(records.read_text(encoding="utf-8"))
     assert document["seed"] == 7
     assert document["quick"]
-    assert [run["arm"] for run in document["runs"]] == [
-        "without flossing",
-        "flossed before training",
+    runs = [(run["configuration"]["task"]["name"], run["arm"]) for run in document["runs"]]
+    assert runs == [
+        ("Digits", "without flossing"),
+        ("Digits", "flossed before training"),
+        ("TemporalXor", "without flossing"),
+        ("TemporalXor", "flossed before training"),
     ]
     numbers = numbers_in(document)
     assert len(numbers) > 50
     assert all(math.isfinite(number) for number in numbers)
-    without, flossed = document["runs"]
-    assert flossed["flossing_seconds"] > 0
-    assert f"{100 * without['final_accuracy']:.1f} %" in shown
+    for run in document["runs"]:
+        assert (run["flossing_seconds"] > 0) == (run["configuration"]["flossing"] is not None)
+        assert f"{100 * run['final_accuracy']:.1f} %" in shown
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,7 @@ def test_packed_trajectories_count_their_own_steps(module):
     assert together.counted_steps.tolist() == [10, 22, 16]
     for row, length in enumerate(lengths):
         own = slice(row, row + 1)
-        alone = flossing.lyapunov_spectrum(
-            rnn, inputs[:length, own], frame=frame[own], **options
-        )
+        alone = flossing.lyapunov_spectrum(rnn, inputs[:length, own], frame=frame[own], **options)
         torch.testing.assert_close(together.exponents[own], alone.exponents)
         torch.testing.assert_close(together.final_frame[own], alone.final_frame)
         for ours, theirs in zip(blocks(together), blocks(alone), strict=True):

@@ -68,9 +68,10 @@ def test_rank_lost_in_the_middle_is_seen_and_the_rest_goes_on():
     assert bool(spectrum.exponents[0, :3].isfinite().all())
     assert math.isinf(spectrum.exponents[0, 3])
     torch.testing.assert_close(
-        spectrum.exponents[0, :3], flossing.log_growth_rates(
-            jacobians, frame=spectrum_first_frame(4, 4)[:, :, :3]
-        ).exponents[0]
+        spectrum.exponents[0, :3],
+        flossing.log_growth_rates(jacobians, frame=spectrum_first_frame(4, 4)[:, :, :3]).exponents[
+            0
+        ],
     )
     assert math.isinf(spectrum.standard_error[0, 3])
 
@@ -158,9 +159,7 @@ def chaotic_network(dtype):
 @pytest.mark.parametrize("state_gradient", ["detach", 5])
 def test_flossing_a_chaotic_network(state_gradient):
     rnn, inputs = chaotic_network(torch.float32)
-    history = flossing.floss(
-        rnn, inputs, k=16, steps=8, lr=1e-3, state_gradient=state_gradient
-    )
+    history = flossing.floss(rnn, inputs, k=16, steps=8, lr=1e-3, state_gradient=state_gradient)
     assert float(history.exponents[0, 0, 0]) > 0.05
     assert not bool(history.skipped.any())
     assert bool(history.gradient_norm.isfinite().all())

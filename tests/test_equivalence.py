@@ -104,7 +104,11 @@ def stock_modules(draw):
 
 @st.composite
 def custom_cells(draw):
-    features, steps, batch = draw(st.integers(1, 2)), draw(st.integers(4, 9)), draw(st.integers(1, 3))
+    features, steps, batch = (
+        draw(st.integers(1, 2)),
+        draw(st.integers(4, 9)),
+        draw(st.integers(1, 3)),
+    )
     cell = draw(st.sampled_from([TensorCell, TupleCell]))(features).double()
     unbatched = draw(st.booleans())
     leading = () if unbatched else (batch,)
@@ -213,12 +217,15 @@ def test_flossing_loss_by_finite_differences(module, shape, interval):
             module, dict(zip(names, parameters, strict=True))
         ):
             return flossing.flossing_loss(
-                module, inputs, state, k=2, target=[0.1, -0.4], reorthonormalize=interval,
+                module,
+                inputs,
+                state,
+                k=2,
+                target=[0.1, -0.4],
+                reorthonormalize=interval,
                 frame_transient=2,
             )
 
     leaves = [_leaf(6, 2, 2), _leaf(*shape), _leaf(*shape)]
     parameters = [p.detach().clone().requires_grad_() for p in module.parameters()]
-    assert torch.autograd.gradcheck(
-        loss, (*leaves, *parameters), fast_mode=True, atol=1e-6
-    )
+    assert torch.autograd.gradcheck(loss, (*leaves, *parameters), fast_mode=True, atol=1e-6)

@@ -61,7 +61,9 @@ class TestLinearMaps:
             linear(weight), state=torch.zeros(1, 5, dtype=torch.float64), steps=20
         )
         (gradient,) = torch.autograd.grad(spectrum.exponents.sum(), weight)
-        torch.testing.assert_close(gradient, torch.linalg.inv(weight.detach()).T, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            gradient, torch.linalg.inv(weight.detach()).T, rtol=1e-10, atol=1e-10
+        )
 
 
 class TestFixedPoints:
@@ -191,7 +193,9 @@ class TestRandomProducts:
     def test_error_bars(self, spectrum):
         ratio = spectrum.standard_error / self._theoretical_error()
         # Few lags enter, so a single error bar from 2000 intervals scatters by some percent.
-        torch.testing.assert_close(ratio.mean(0), torch.ones(4, dtype=torch.float64), atol=0.02, rtol=0)
+        torch.testing.assert_close(
+            ratio.mean(0), torch.ones(4, dtype=torch.float64), atol=0.02, rtol=0
+        )
         assert float(ratio.std(0).max()) < 0.1
 
     def test_scatter_between_products_is_what_the_error_bars_say(self, spectrum):
@@ -227,12 +231,18 @@ def _log_determinant(module, inputs, state):
     if state is None:
         zero = torch.zeros(1, 1, 3, dtype=torch.float64)
         state = (zero, zero) if isinstance(module, nn.LSTM) else zero
-    flat = torch.cat([block.flatten() for block in state]) if isinstance(state, tuple) else state.flatten()
+    flat = (
+        torch.cat([block.flatten() for block in state])
+        if isinstance(state, tuple)
+        else state.flatten()
+    )
 
     def step(vector):
         blocks = tuple(block.reshape(1, 1, 3) for block in vector.split(3))
         _, after = module(inputs, blocks if len(blocks) == 2 else blocks[0])
-        return torch.cat([b.flatten() for b in after]) if isinstance(after, tuple) else after.flatten()
+        return (
+            torch.cat([b.flatten() for b in after]) if isinstance(after, tuple) else after.flatten()
+        )
 
     jacobian = torch.autograd.functional.jacobian(step, flat.detach())
     return torch.linalg.slogdet(jacobian).logabsdet

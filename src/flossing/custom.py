@@ -1,10 +1,11 @@
-"""Any callable `(x_t, state) -> state` or `-> (out, state)`, or `state -> state`, as a recurrent map.
+"""Any callable `(x_t, state) -> state`, `-> (out, state)` or `state -> state` as a map.
 
 The flat state is the concatenation of the tensors of the state, each flattened.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from flossing.errors import InvalidStateError, UnsupportedSystemError
 from flossing.tangent import CellTangent, TangentMap, jacobians_pay
 from flossing.tree import Rebuild, describe, flatten, same_structure
+from flossing.typed import split
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class CallableRecurrence:
             return self._call(inputs, state)
         if self.driven:
             return torch.vmap(self._call)(inputs, state)
-        return torch.vmap(lambda row: self._call(None, row))(state)
+        return torch.vmap(partial(self._call, None))(state)
 
     def advance(
         self, inputs: Tensor | None, state: Float[Tensor, "B n"], steps: int
@@ -84,7 +86,7 @@ class CallableRecurrence:
         return CellTangent.of(self.step, inputs, states, exponents)
 
     def _tree(self, state: Float[Tensor, "*R n"]) -> Any:
-        pieces = state.split([shape.numel() for shape in self.shapes], dim=-1)
+        pieces = split(state, [shape.numel() for shape in self.shapes])
         leaves = [
             piece.reshape(*state.shape[:-1], *shape)
             for piece, shape in zip(pieces, self.shapes, strict=True)

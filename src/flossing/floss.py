@@ -2,10 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -236,7 +236,7 @@ def batch_source(batches: Batches) -> Callable[[], Any]:
 
 
 @contextmanager
-def _each_warning_once() -> Iterator[None]:
+def _each_warning_once() -> Generator[None]:
     """Pass on the first warning of each category; a run has as many occasions as steps."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -268,8 +268,7 @@ def _chosen_parameters(
             raise InvalidOptionError(
                 "pass either an optimizer, which has its parameters already, or parameters"
             )
-        groups = cast(list[dict[str, Any]], optimizer.param_groups)
-        parameters = [parameter for group in groups for parameter in group["params"]]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
     elif parameters is None and isinstance(system, nn.Module):
         parameters = system.parameters()
     chosen = [parameter for parameter in parameters or [] if parameter.requires_grad]

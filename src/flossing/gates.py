@@ -76,7 +76,7 @@ def _relu_coefficients(inputs: Tensor, state: Tensor, weights: LayerWeights) -> 
 
 
 def _gru_coefficients(inputs: Tensor, state: Tensor, weights: LayerWeights) -> Coefficients:
-    r"""h' = (1 − z) n + z h with n = tanh(a_n + r q_n), q_n = W_hn h + b_hn."""
+    r"""H' = (1 − z) n + z h with n = tanh(a_n + r q_n), q_n = W_hn h + b_hn."""
     from_inputs, from_state = weights.currents(inputs, state)
     input_r, input_z, input_n = from_inputs.chunk(3, dim=-1)
     state_r, state_z, state_n = from_state.chunk(3, dim=-1)
@@ -93,7 +93,7 @@ def _gru_coefficients(inputs: Tensor, state: Tensor, weights: LayerWeights) -> C
 
 
 def _lstm_coefficients(inputs: Tensor, state: Tensor, weights: LayerWeights) -> Coefficients:
-    r"""c' = f c + i g, h' = o tanh(c')."""
+    r"""C' = f c + i g, h' = o tanh(c')."""
     hidden, cell = state.chunk(2, dim=-1)
     from_inputs, from_state = weights.currents(inputs, hidden)
     current = from_inputs + from_state

@@ -68,7 +68,8 @@ def torch_growth(
     if forward.frames is not None:
         products = tangent.push_all(forward.frames[:-1])
         log_growth, last_frame = cast(
-            tuple[Tensor, Tensor], _LogGrowth.apply(products, frame, constant, forward)
+            tuple[Tensor, Tensor],
+            _LogGrowth.apply(products, frame, constant, forward),  # pyright: ignore[reportUnknownMemberType]
         )
     return Growth(
         log_growth, forward.ends, last_frame, forward.stop_frames, pace.interval, pace.shortened
@@ -138,7 +139,7 @@ class _LogGrowth(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
     ) -> tuple[Tensor, Tensor, None, None]:
         rebuild: Rebuild = ctx.rebuild

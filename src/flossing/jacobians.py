@@ -14,20 +14,28 @@ from flossing.tangent import DenseTangent
 class JacobianStack:
     """The recurrence whose inputs are its Jacobians, and whose state is empty."""
 
-    state_size = 0
-
     def __init__(self, size: int) -> None:
-        self.tangent_slice = slice(0, size)
+        self._size = size
+
+    @property
+    def state_size(self) -> int:
+        """Length of the state: none."""
+        return 0
+
+    @property
+    def tangent_slice(self) -> slice:
+        """What the tangent map is about: all directions."""
+        return slice(0, self._size)
 
     def elements_per_step(self, exponents: int) -> int:
         """Return how many numbers a step of one trajectory needs while scanned, roughly."""
-        return self.tangent_slice.stop * exponents
+        return self._size * exponents
 
-    def requires_grad(self, inputs: Tensor, state: Tensor) -> bool:  # noqa: ARG002
+    def requires_grad(self, inputs: Any, state: Tensor) -> bool:  # noqa: ARG002
         """Whether the Jacobians require gradients."""
         return inputs.requires_grad
 
-    def unpack(self, state: Tensor, *, batched: bool) -> None:  # noqa: ARG002
+    def unpack(self, state: Tensor, *, batched: bool) -> None:
         """Return nothing: there is no state."""
 
     def step(self, inputs: Any, state: Float[Tensor, "R n"]) -> Float[Tensor, "R n"]:  # noqa: ARG002
@@ -43,7 +51,7 @@ class JacobianStack:
         """Return empty states."""
         return state.new_empty(steps, *state.shape)
 
-    def tangent(self, inputs: Tensor, states: Tensor, exponents: int) -> DenseTangent:  # noqa: ARG002
+    def tangent(self, inputs: Any, states: Tensor, exponents: int) -> DenseTangent:  # noqa: ARG002
         """Return the Jacobians as a tangent map."""
         return DenseTangent(inputs)
 

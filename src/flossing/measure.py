@@ -5,7 +5,6 @@ from typing import NamedTuple, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from flossing.errors import NonFiniteError
 from flossing.growth import Backend, Growth, reference_growth
@@ -13,6 +12,7 @@ from flossing.jacobians import JacobianStack
 from flossing.recurrence import DrivenMap, StateGradient, trajectory
 from flossing.scan.reference import explicit_jacobians
 from flossing.tangent import DenseTangent, TangentMap
+from flossing.typed import checkpoint
 
 _SEGMENT_ELEMENTS = 1 << 22
 
@@ -77,9 +77,7 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
         if differentiable and plan.checkpoint_interval is not None:
             segment = cast(
                 _Segment,
-                checkpoint(
-                    _run_segment, *arguments, use_reentrant=False, preserve_rng_state=False
-                ),
+                checkpoint(_run_segment, *arguments, use_reentrant=False, preserve_rng_state=False),
             )
         else:
             segment = _run_segment(*arguments)

@@ -11,6 +11,7 @@ from flossing.errors import InvalidInputError, InvalidOptionError, InvalidStateE
 from flossing.growth import Backend, backend_named
 from flossing.measure import Plan
 from flossing.recurrence import DrivenMap, StateGradient
+from flossing.typed import qr
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
 
 
 def whole_number(name: str, value: int, *, minimum: int) -> int:
+    """Return a whole number of at least `minimum`, or raise `InvalidOptionError`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidOptionError(
             f"{name} must be a whole number of at least {minimum}, not {value!r}"
@@ -76,8 +78,7 @@ def _checked_state_gradient(state_gradient: StateGradient) -> StateGradient:
         return state_gradient
     if isinstance(state_gradient, str):
         raise InvalidOptionError(
-            "state_gradient must be 'full', 'detach' or a window in steps, not "
-            f"{state_gradient!r}"
+            f"state_gradient must be 'full', 'detach' or a window in steps, not {state_gradient!r}"
         )
     return whole_number("state_gradient", state_gradient, minimum=1)
 
@@ -111,9 +112,7 @@ def _first_frame(problem: DrivenMap, options: Options) -> Float[Tensor, "B n k"]
     return _checked_frame(options.frame, problem, options.k)
 
 
-def _checked_frame(
-    frame: Tensor, problem: DrivenMap, k: int | None
-) -> Float[Tensor, "B n k"]:
+def _checked_frame(frame: Tensor, problem: DrivenMap, k: int | None) -> Float[Tensor, "B n k"]:
     batch, size = len(problem.state), problem.tangent_size
     shape = tuple(frame.shape)
     if len(shape) != 3 or shape[:2] != (batch, size) or not 1 <= shape[2] <= size:
@@ -152,4 +151,4 @@ def _random_frame(
     noise = torch.randn(
         len(like), size, count, dtype=torch.float64, generator=generator, device=generator.device
     )
-    return torch.linalg.qr(noise)[0].to(like)
+    return qr(noise)[0].to(like)

@@ -63,9 +63,7 @@ class Recurrence(Protocol):
         """Return the flat states after each step."""
         ...
 
-    def tangent(
-        self, inputs: Any, states: Float[Tensor, "T B n"], exponents: int
-    ) -> TangentMap:
+    def tangent(self, inputs: Any, states: Float[Tensor, "T B n"], exponents: int) -> TangentMap:
         """Return the tangent map along the inputs of every step and the states before it."""
         ...
 
@@ -252,7 +250,7 @@ def _time_first(
         return None, (), bool(leaves) and leaves[0].dim() >= 2
     if isinstance(inputs, PackedSequence):
         padded, lengths = pad_packed_sequence(inputs)
-        return padded, tuple(lengths.tolist()), True
+        return padded, tuple(int(length) for length in lengths), True
     if not isinstance(inputs, Tensor):
         raise InvalidInputError(
             "inputs must be a tensor (steps, batch, features) or (steps, features), or a "
@@ -286,9 +284,7 @@ def _autonomous_steps(system: System, steps: int | None) -> int:
     return steps
 
 
-def _checked_inputs(
-    inputs: Tensor, own_dtype: torch.dtype, dtype: torch.dtype | None
-) -> Tensor:
+def _checked_inputs(inputs: Tensor, own_dtype: torch.dtype, dtype: torch.dtype | None) -> Tensor:
     if not inputs.is_floating_point():
         raise InvalidInputError(
             f"inputs must be floating point, not {inputs.dtype}: convert them with .to("

@@ -102,7 +102,8 @@ def lyapunov_spectrum(
 
         >>> import torch, flossing
         >>> spectrum = flossing.lyapunov_spectrum(
-        ...     lambda x: 4 * x * (1 - x), state=torch.tensor([0.3], dtype=torch.float64), steps=9000
+        ...     lambda x: 4 * x * (1 - x), state=torch.tensor([0.3]), steps=3000,
+        ...     dtype=torch.float64,
         ... )
         >>> print(f"{spectrum.exponents.item():.2f}")
         0.69

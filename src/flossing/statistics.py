@@ -4,18 +4,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flossing.typed import irfft, rfft
+
 _WINDOW = 5.0
 
 
-def standard_error(
-    log_growth: Float[Tensor, "M k"], steps: Int[Tensor, "M"]
-) -> Float[Tensor, "k"]:
+def standard_error(log_growth: Float[Tensor, "M k"], steps: Int[Tensor, "M"]) -> Float[Tensor, "k"]:
     r"""Standard error of Σ log_growth / Σ steps, with the autocorrelation accounted for.
 
     The residuals e_m = log_growth_m − λ steps_m have mean zero whatever the lengths of the
     intervals; the variance of their sum is M times their long-run variance γ(0) τ. The integrated
-    autocorrelation time τ = 1 + 2 Σ_s ρ(s) is summed up to the first lag W ≥ 5 τ(W), after
-    Sokal, "Monte Carlo Methods in Statistical Mechanics" (1997).
+    autocorrelation time τ = 1 + 2 Σ_s ρ(s) is summed up to the first lag W ≥ 5 max(τ(W), 1),
+    after Sokal, "Monte Carlo Methods in Statistical Mechanics" (1997); the 1 keeps the window
+    open for anticorrelated series, whose τ is small.
 
     Args:
         log_growth: log growth of each interval, in nats.
@@ -47,8 +48,8 @@ def standard_error(
 def _autocovariance(residuals: Float[Tensor, "M k"]) -> Float[Tensor, "M k"]:
     count = len(residuals)
     # Zero padding to twice the length keeps the Fourier product from wrapping around.
-    spectrum = torch.fft.rfft(residuals, n=2 * count, dim=0)
-    return torch.fft.irfft(spectrum.abs().square(), n=2 * count, dim=0)[:count] / count
+    spectrum = rfft(residuals, n=2 * count, dim=0)
+    return irfft(spectrum.abs().square(), n=2 * count, dim=0)[:count] / count
 
 
 def _autocorrelation_time(covariance: Float[Tensor, "M k"]) -> Float[Tensor, "k"]:
@@ -57,7 +58,7 @@ def _autocorrelation_time(covariance: Float[Tensor, "M k"]) -> Float[Tensor, "k"
     scale = torch.where(covariance[0] > 0, covariance[0], 1.0)
     running = 2.0 * (covariance / scale).cumsum(dim=0) - 1.0
     lags = torch.arange(count, dtype=running.dtype).unsqueeze(-1)
-    enough = lags >= _WINDOW * running
+    enough = lags >= _WINDOW * running.clamp(min=1.0)
     enough[-1] = True
     window = enough.to(torch.int8).argmax(dim=0, keepdim=True)
     return running.gather(0, window).squeeze(0).clamp(min=1.0 / count)

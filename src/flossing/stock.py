@@ -15,13 +15,13 @@ from flossing.errors import InvalidOptionError, InvalidStateError, UnsupportedSy
 from flossing.gates import GRU, LSTM, RELU, TANH, Coefficients, Kind, LayerWeights
 from flossing.tangent import CellTangent, GatedTangent, Gates, StackedTangent, TangentMap
 from flossing.tree import describe
+from flossing.typed import split, unflatten
 
 StockLayer = nn.RNN | nn.GRU | nn.LSTM
 StockCell = nn.RNNCell | nn.GRUCell | nn.LSTMCell
 
 _FORWARDS = {
-    kind: kind.forward
-    for kind in (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell)
+    kind: kind.forward for kind in (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell)
 }
 
 
@@ -67,7 +67,8 @@ class StockRecurrence:
         """
         if state is None:
             return like.new_zeros(batch, self.state_size)
-        blocks = list(state) if self.kind is LSTM and isinstance(state, tuple | list) else [state]
+        pair = self.kind is LSTM and isinstance(state, tuple | list)
+        blocks: list[Any] = list(cast(tuple[Any, ...], state)) if pair else [state]
         expected = [self._block_shape(size, batch) for size in self._block_sizes]
         found = [tuple(b.shape) if isinstance(b, Tensor) else None for b in blocks]
         if found not in (expected, [self._unbatched(shape) for shape in expected]):
@@ -82,8 +83,8 @@ class StockRecurrence:
 
     def unpack(self, state: Float[Tensor, "B n"], *, batched: bool) -> Any:
         """Return a flat state in the module's own convention."""
-        layered = state.unflatten(1, (len(self.layers), -1)).transpose(0, 1)
-        blocks = [block.contiguous() for block in layered.split(self._block_sizes, dim=-1)]
+        layered = unflatten(state, 1, (len(self.layers), -1)).transpose(0, 1)
+        blocks = [block.contiguous() for block in split(layered, self._block_sizes)]
         if not self.stacked_states:
             blocks = [block.squeeze(0) for block in blocks]
         if not batched:
@@ -108,7 +109,7 @@ class StockRecurrence:
             inputs = pieces[-1][..., : weights.weight_hh.shape[1]]
         return torch.cat(pieces, dim=-1)
 
-    def step(self, inputs: Float[Tensor, "R D"], state: Float[Tensor, "R n"]) -> Tensor:
+    def step(self, inputs: Any, state: Float[Tensor, "R n"]) -> Float[Tensor, "R n"]:
         """Return the flat states after one step on independent rows, by PyTorch's own kernels."""
         return self.advance(inputs.unsqueeze(0), state, 1).squeeze(0)
 
@@ -168,7 +169,7 @@ class StockRecurrence:
             rows = driven_by[-1].flatten(0, 1).unsqueeze(0)
             after = self.kind.run(rows, piece.flatten(0, 1).contiguous(), weights).squeeze(0)
             outputs = after[:, : self._block_sizes[0]]
-            driven_by.append(outputs.unflatten(0, states.shape[:2]))
+            driven_by.append(unflatten(outputs, 0, states.shape[:2]))
         return driven_by
 
     def _projected_tangent(self, inputs: Tensor, states: Tensor, exponents: int) -> TangentMap:
@@ -252,12 +253,11 @@ def _kind(system: StockLayer | StockCell) -> Kind:
         return LSTM
     if isinstance(system, nn.GRU | nn.GRUCell):
         return GRU
-    return RELU if system.nonlinearity == "relu" else TANH
+    nonlinearity = cast(str, system.nonlinearity)  # pyright: ignore[reportUnknownMemberType]
+    return RELU if nonlinearity == "relu" else TANH
 
 
-def _layer_weights(
-    system: StockLayer | StockCell, suffix: str, dtype: torch.dtype
-) -> LayerWeights:
+def _layer_weights(system: StockLayer | StockCell, suffix: str, dtype: torch.dtype) -> LayerWeights:
     names = [name + suffix for name in LayerWeights._fields]
     # nn.LSTMCell has no projection, and modules without bias no bias attributes.
     weights = [

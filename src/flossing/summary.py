@@ -79,6 +79,7 @@ def _warn_of_degradation(outcome: Run, lost_rank: Tensor) -> None:
 
 
 def warn_of_explosion(result: LyapunovSpectrum, problem: DrivenMap, plan: Plan) -> None:
+    """Warn if the gradient goes through more chaos than the precision can carry."""
     if plan.state_gradient != "full" or not result.exponents.requires_grad:
         return
     largest = float(result.exponents.detach().amax()) * result.dt
@@ -92,5 +93,3 @@ def warn_of_explosion(result: LyapunovSpectrum, problem: DrivenMap, plan: Plan) 
             ExplodingGradientWarning,
             stacklevel=4,
         )
-
-

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flossing.errors import UnsupportedSystemError
+from flossing.typed import unflatten
 
 RowStep = Callable[[Tensor | None, Tensor], Tensor]
 """One step of a recurrent map on independent rows: inputs [R, ...], states [R, n] -> [R, n]."""
@@ -84,13 +85,13 @@ class Gates(NamedTuple):
     def push(self, vectors: Float[Tensor, "*leading N_in k"]) -> Float[Tensor, "*leading n k"]:
         """Return C W V."""
         gates = self.coefficients.shape[-2]
-        currents = functional.linear(vectors.mT, self.weight).unflatten(-1, (gates, -1))
+        currents = unflatten(functional.linear(vectors.mT, self.weight), -1, (gates, -1))
         return _mix(self.coefficients, currents).flatten(-2).mT
 
     def pull(self, covectors: Float[Tensor, "*leading n k"]) -> Float[Tensor, "*leading N_in k"]:
         """Return Wᵀ Cᵀ G."""
         blocks = self.coefficients.shape[-3]
-        rows = covectors.mT.unflatten(-1, (blocks, -1))
+        rows = unflatten(covectors.mT, -1, (blocks, -1))
         currents = _mix(self.coefficients.transpose(-3, -2), rows)
         return (currents.flatten(-2) @ self.weight).mT
 
@@ -124,7 +125,7 @@ class GatedTangent(NamedTuple):
         through_weight = self.recurrent.push(vectors[..., :units, :])
         if self.diagonal is None:
             return through_weight
-        blocks = vectors.mT.unflatten(-1, (-1, units))
+        blocks = unflatten(vectors.mT, -1, (-1, units))
         return through_weight + _mix(self.diagonal, blocks).flatten(-2).mT
 
     def pull_all(self, covectors: Float[Tensor, "*leading n k"]) -> Float[Tensor, "*leading n k"]:
@@ -133,7 +134,7 @@ class GatedTangent(NamedTuple):
         if self.diagonal is None:
             return through_weight
         units = self.recurrent.weight.shape[-1]
-        blocks = covectors.mT.unflatten(-1, (-1, units))
+        blocks = unflatten(covectors.mT, -1, (-1, units))
         result = _mix(self.diagonal.transpose(-3, -2), blocks).flatten(-2).mT
         result[..., :units, :] += through_weight
         return result
@@ -161,9 +162,7 @@ class StackedTangent(NamedTuple):
         """Return J V for all leading dimensions at once, differentiably."""
         pieces = vectors.chunk(len(self.layers), dim=-2)
         pushed = [self.layers[0].push_all(pieces[0])]
-        for layer, coupling, piece in zip(
-            self.layers[1:], self.couplings, pieces[1:], strict=True
-        ):
+        for layer, coupling, piece in zip(self.layers[1:], self.couplings, pieces[1:], strict=True):
             from_below = pushed[-1][..., : coupling.weight.shape[-1], :]
             pushed.append(layer.push_all(piece) + coupling.push(from_below))
         return torch.cat([piece.mT for piece in pushed], dim=-1).mT
@@ -237,9 +236,7 @@ class CellTangent(NamedTuple):
     def push_all(self, vectors: Float[Tensor, "T B n k"]) -> Float[Tensor, "T B n k"]:
         """Return J_t V_{t-1} of every step, differentiably."""
         inputs, states = self._row_arguments(slice(None), vectors.shape[-1])
-        return _from_rows(
-            _jacobian_vector(self.step, inputs, states, _to_rows(vectors)), vectors
-        )
+        return _from_rows(_jacobian_vector(self.step, inputs, states, _to_rows(vectors)), vectors)
 
     def _row_arguments(self, steps: slice, copies: int) -> tuple[Tensor | None, Tensor]:
         inputs = None if self.inputs is None else self.inputs[steps]
@@ -288,10 +285,7 @@ def _vector_jacobian(
     """Return gᵀ J for every row, without a graph."""
     with torch.enable_grad():
         states = states.detach().requires_grad_()
-        images = step(inputs, states)
-        if not images.requires_grad:
-            return torch.zeros_like(rows)
-        (pulled,) = torch.autograd.grad(images, states, rows, allow_unused=True)
+        pulled = _gradient(step(inputs, states), states, rows, create_graph=False)
     return torch.zeros_like(rows) if pulled is None else pulled
 
 
@@ -305,22 +299,31 @@ def _jacobian_vector(
     """
     if not states.requires_grad:
         states = states.detach().requires_grad_()
-    images = step(inputs, states)
-    if not images.requires_grad:
-        return torch.zeros_like(rows)
-    dummy = torch.zeros_like(images, requires_grad=True)
-    (pulled,) = torch.autograd.grad(images, states, dummy, create_graph=True, allow_unused=True)
-    if pulled is None or not pulled.requires_grad:
+    dummy = torch.zeros_like(rows, requires_grad=True)
+    pulled = _gradient(step(inputs, states), states, dummy, create_graph=True)
+    if pulled is None:
         return torch.zeros_like(rows)
     try:
-        (pushed,) = torch.autograd.grad(pulled, dummy, rows, create_graph=True, allow_unused=True)
+        pushed = _gradient(pulled, dummy, rows, create_graph=True)
     except RuntimeError as error:
         raise UnsupportedSystemError(
-            f"the step cannot be differentiated twice: {error}. Its exponents can be measured under "
-            "torch.no_grad() with backend='reference', but not differentiated; replace that "
+            f"the step cannot be differentiated twice: {error}. Its exponents can be measured "
+            "under torch.no_grad() with backend='reference', but not differentiated; replace that "
             "operation by a smooth one"
         ) from error
     return torch.zeros_like(rows) if pushed is None else pushed
+
+
+def _gradient(
+    outputs: Tensor, inputs: Tensor, cotangent: Tensor, *, create_graph: bool
+) -> Tensor | None:
+    """Return a vector-Jacobian product; nothing where the outputs do not depend on the inputs."""
+    if not outputs.requires_grad:
+        return None
+    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+        outputs, inputs, cotangent, create_graph=create_graph, allow_unused=True
+    )
+    return gradients[0]
 
 
 def _to_rows(vectors: Float[Tensor, "*leading n k"]) -> Float[Tensor, "R n"]:

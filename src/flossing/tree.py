@@ -91,6 +91,6 @@ def _map(tree: Any, function: Callable[[Any], Any]) -> Any:
     if not isinstance(tree, tuple | list):
         return function(tree)
     children = [_map(child, function) for child in cast(list[Any], tree)]
-    if hasattr(tree, "_fields"):
+    if hasattr(cast(Any, tree), "_fields"):
         return type(cast(Any, tree))(*children)
     return tuple(children) if isinstance(tree, tuple) else children

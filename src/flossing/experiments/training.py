@@ -182,8 +182,7 @@ def run(configuration: Configuration, seed: int, report: Report | None = None) -
     probe = task.sample(configuration.batch_size, generator=evaluation)
 
     flossing_clock, training_clock = _Stopwatch(), _Stopwatch()
-    with flossing_clock.running():
-        flossing_loss = _floss(network, configuration, seed, tell)
+    flossing_loss = _floss(network, configuration, seed, flossing_clock, tell)
     spectrum = _spectrum(network, configuration, seed)
     lags = gradient_norm_by_lag(network, task.kind, probe)
 
@@ -220,23 +219,28 @@ class _Stopwatch:
 
 
 def _floss(
-    network: SequenceNetwork, configuration: Configuration, seed: int, report: Report
+    network: SequenceNetwork,
+    configuration: Configuration,
+    seed: int,
+    clock: _Stopwatch,
+    report: Report,
 ) -> tuple[float, ...]:
     flossing = configuration.flossing
     if flossing is None:
         return ()
     batches = configuration.task.batches(1, seed=stream_seed(seed, "flossing inputs"))
-    history = floss(
-        network.rnn,
-        (batch.inputs[: flossing.time_steps] for batch in batches),
-        k=flossing.k,
-        steps=flossing.steps,
-        lr=flossing.learning_rate,
-        state_transient=flossing.state_transient,
-        frame_transient=flossing.frame_transient,
-        generator=_generator(seed, "flossing frames"),
-        callback=lambda step, _loss: report("flossing", step, flossing.steps),
-    )
+    with clock.running():
+        history = floss(
+            network.rnn,
+            (batch.inputs[: flossing.time_steps] for batch in batches),
+            k=flossing.k,
+            steps=flossing.steps,
+            lr=flossing.learning_rate,
+            state_transient=flossing.state_transient,
+            frame_transient=flossing.frame_transient,
+            generator=_generator(seed, "flossing frames"),
+            callback=lambda step, _loss: report("flossing", step, flossing.steps),
+        )
     return _numbers(history.loss)
 
 

@@ -1,1 +1,1 @@
-"""The hot loops over time: one short file a backend, and the slow reference they are compared with."""
+"""The hot loops over time, one short file a backend, and the slow reference."""

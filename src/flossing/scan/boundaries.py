@@ -6,7 +6,6 @@ to use a quarter of them.
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -37,14 +36,6 @@ class Pace:
         self.interval = interval
         self.adaptive = adaptive
         self.shortened = 0
-
-    @staticmethod
-    def shorter_lengths(length: int) -> Iterator[int]:
-        """Yield the lengths to try, from `length` down to a single step."""
-        while length > 1:
-            yield length
-            length //= 2
-        yield 1
 
     def record(self, planned: int, taken: int, used: float) -> None:
         """Learn from one accepted interval.

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.scan.boundaries import Precision
+from flossing.typed import qr, vector_norm
 
 
 class Factored(NamedTuple):
@@ -23,7 +24,7 @@ class Factored(NamedTuple):
     triangular: Float[Tensor, "B k k"]
     log_growth: Float[Tensor, "B k"]
     used: float
-    """Share of the tolerated loss of precision: infinite for lost rank, NaN for non-finite input."""
+    """Share of the tolerated loss of precision: infinite for lost rank, NaN for NaN or infinity."""
 
 
 def factor(vectors: Float[Tensor, "B n k"]) -> Factored:
@@ -34,7 +35,7 @@ def factor(vectors: Float[Tensor, "B n k"]) -> Factored:
     """
     frame, triangular = _positive_qr(vectors)
     diagonal = triangular.diagonal(dim1=-2, dim2=-1)
-    longest = torch.linalg.vector_norm(triangular, dim=-2).amax(dim=-1, keepdim=True)
+    longest = vector_norm(triangular, dim=-2).amax(dim=-1, keepdim=True)
     rounding = 4 * math.sqrt(vectors.shape[-2]) * torch.finfo(vectors.dtype).eps
     dependent = diagonal <= rounding * longest
     log_growth = diagonal.log().masked_fill(dependent, -torch.inf)
@@ -47,7 +48,7 @@ def factor(vectors: Float[Tensor, "B n k"]) -> Factored:
 def _positive_qr(
     vectors: Float[Tensor, "B n k"],
 ) -> tuple[Float[Tensor, "B n k"], Float[Tensor, "B k k"]]:
-    frame, triangular = torch.linalg.qr(vectors)
+    frame, triangular = qr(vectors)
     signs = torch.where(triangular.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(vectors.dtype)
     return frame * signs.unsqueeze(-2), triangular * signs.unsqueeze(-1)
 

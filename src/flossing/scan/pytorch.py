@@ -11,6 +11,7 @@ from torch import Tensor
 from flossing.errors import NonFiniteError
 from flossing.scan.boundaries import Pace
 from flossing.scan.factor import Factored, factor
+from flossing.typed import solve_triangular
 
 Product = Callable[[int, Tensor], Tensor]
 """`product(t, vectors)`: the Jacobian of step t, or its transpose, times `vectors` [B n k]."""
@@ -60,7 +61,7 @@ def scan_forward(
         while start < stop:
             planned = min(pace.interval, stop - start)
             trail = _propagate(push, frame, start, planned)
-            taken, factored = _longest_acceptable(trail, start)
+            taken, factored = _longest_acceptable(trail)
             pace.record(planned, taken, factored.used)
             frame = factored.frame
             if frames is not None:
@@ -116,9 +117,9 @@ def scan_backward(
     weights = torch.where(dependent, 0.0, weights)
     for boundary in reversed(range(len(forward.ends))):
         frame = frames[forward.ends[boundary]]
-        correction = (frame.mT @ cotangent).triu_()
+        correction = torch.triu(frame.mT @ cotangent)
         correction.diagonal(dim1=-2, dim2=-1).sub_(weights[boundary])
-        cotangent = torch.linalg.solve_triangular(
+        cotangent = solve_triangular(
             triangular[boundary].mT, cotangent - frame @ correction, upper=False, left=False
         )
         if lost_rank:
@@ -147,15 +148,16 @@ def _propagate(
     return trail
 
 
-def _longest_acceptable(trail: list[Tensor], start: int) -> tuple[int, Factored]:
-    for length in Pace.shorter_lengths(len(trail)):
+def _longest_acceptable(trail: list[Tensor]) -> tuple[int, Factored]:
+    length = len(trail)
+    factored = factor(trail[-1])
+    while not factored.used <= 1.0 and length > 1:
+        length //= 2
         factored = factor(trail[length - 1])
-        if factored.used <= 1.0:
-            return length, factored
     if math.isnan(factored.used):
         raise NonFiniteError(
-            f"the tangent vectors became infinite or NaN at step {start + 1}: the Jacobian there "
-            "is not finite, or its entries are too large for the precision; check the weights and "
-            "inputs, or compute with dtype=torch.float64"
+            "the tangent vectors became infinite or NaN: a Jacobian is not finite, or its entries "
+            "are too large for the precision; check the weights and inputs, or compute with "
+            "dtype=torch.float64"
         )
-    return 1, factored
+    return length, factored

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.scan.boundaries import plan
+from flossing.typed import qr
 
 
 def explicit_jacobians(
@@ -80,7 +81,7 @@ def scan_reference(
     for end in ends:
         for jacobian in steps[start:end]:
             frame = jacobian @ frame
-        frame, triangular = torch.linalg.qr(frame)
+        frame, triangular = qr(frame)
         diagonal = triangular.diagonal(dim1=-2, dim2=-1)
         frame = frame * diagonal.sign().unsqueeze(-2)
         log_growth.append(diagonal.abs().log())

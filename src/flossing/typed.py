@@ -1,0 +1,25 @@
+"""Functions of PyTorch that its stubs leave untyped, with the types that they have."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor
+
+qr = cast(Callable[[Tensor], tuple[Tensor, Tensor]], torch.linalg.qr)  # pyright: ignore[reportUnknownMemberType]
+solve_triangular = cast(Callable[..., Tensor], torch.linalg.solve_triangular)  # pyright: ignore[reportUnknownMemberType]
+vector_norm = cast(Callable[..., Tensor], torch.linalg.vector_norm)  # pyright: ignore[reportUnknownMemberType]
+rfft = cast(Callable[..., Tensor], torch.fft.rfft)  # pyright: ignore[reportUnknownMemberType]
+irfft = cast(Callable[..., Tensor], torch.fft.irfft)  # pyright: ignore[reportUnknownMemberType]
+checkpoint = cast(Callable[..., Any], torch.utils.checkpoint.checkpoint)  # pyright: ignore[reportUnknownMemberType]
+
+
+def unflatten(tensor: Tensor, dimension: int, sizes: Sequence[int]) -> Tensor:
+    """Return `tensor.unflatten(dimension, sizes)`."""
+    return cast(Tensor, tensor.unflatten(dimension, sizes))  # pyright: ignore[reportUnknownMemberType]
+
+
+def split(tensor: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    """Return the pieces of the given sizes along the last dimension."""
+    return cast(tuple[Tensor, ...], tensor.split(sizes, dim=-1))  # pyright: ignore[reportUnknownMemberType]

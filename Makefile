@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # The CPU build; a newer torch or another build is a matter of TORCH=... on the command line.
 TORCH ?= torch==2.13.0
+DEMO_FOLDER ?= build/demo
 
 .PHONY: demo test test-all check benchmark clean
 
@@ -15,8 +16,9 @@ $(READY): pyproject.toml Makefile
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(READY)
 
+# The committed figure and numbers: make demo DEMO_FOLDER=docs/figures
 demo: $(READY)
-	$(BIN)/flossing demo --output docs/figures/demo.png --records docs/figures/demo.json
+	$(BIN)/flossing demo --output $(DEMO_FOLDER)/demo.png --records $(DEMO_FOLDER)/demo.json
 
 check: $(READY)
 	$(BIN)/ruff check .

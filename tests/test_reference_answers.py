@@ -222,8 +222,13 @@ def test_full_spectrum_sums_to_the_mean_log_determinant(system, interval):
     for step in range(30):
         determinants.append(_log_determinant(module, inputs[step : step + 1], state))
         _, state = module(inputs[step : step + 1], state)
+    # A longer interval may lose up to half of the digits.
+    tolerance = 1e-12 if interval == 1 else 1e-10
     torch.testing.assert_close(
-        spectrum.exponents.sum().detach(), torch.stack(determinants).mean(), rtol=1e-12, atol=1e-12
+        spectrum.exponents.sum().detach(),
+        torch.stack(determinants).mean(),
+        rtol=tolerance,
+        atol=tolerance,
     )
 
 

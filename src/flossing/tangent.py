@@ -84,13 +84,17 @@ class Gates(NamedTuple):
 
     def push(self, vectors: Float[Tensor, "*leading N_in k"]) -> Float[Tensor, "*leading n k"]:
         """Return C W V."""
-        gates = self.coefficients.shape[-2]
+        blocks, gates = self.coefficients.shape[-3:-1]
+        if blocks == gates == 1:
+            return (functional.linear(vectors.mT, self.weight) * self.coefficients[..., 0, :]).mT
         currents = unflatten(functional.linear(vectors.mT, self.weight), -1, (gates, -1))
         return _mix(self.coefficients, currents).flatten(-2).mT
 
     def pull(self, covectors: Float[Tensor, "*leading n k"]) -> Float[Tensor, "*leading N_in k"]:
         """Return Wᵀ Cᵀ G."""
-        blocks = self.coefficients.shape[-3]
+        blocks, gates = self.coefficients.shape[-3:-1]
+        if blocks == gates == 1:
+            return ((covectors.mT * self.coefficients[..., 0, :]) @ self.weight).mT
         rows = unflatten(covectors.mT, -1, (blocks, -1))
         currents = _mix(self.coefficients.transpose(-3, -2), rows)
         return (currents.flatten(-2) @ self.weight).mT
@@ -121,10 +125,10 @@ class GatedTangent(NamedTuple):
 
     def push_all(self, vectors: Float[Tensor, "*leading n k"]) -> Float[Tensor, "*leading n k"]:
         """Return J V for all leading dimensions at once, differentiably."""
+        if self.diagonal is None:
+            return self.recurrent.push(vectors)
         units = self.recurrent.weight.shape[-1]
         through_weight = self.recurrent.push(vectors[..., :units, :])
-        if self.diagonal is None:
-            return through_weight
         blocks = unflatten(vectors.mT, -1, (-1, units))
         return through_weight + _mix(self.diagonal, blocks).flatten(-2).mT
 

@@ -42,7 +42,7 @@ CAPTION = (
     "before training."
 )
 
-# As published: "Method" and "Handwritten digits" of the notes on Engelken (NeurIPS 2023).
+# The XOR as in the released code of Engelken (NeurIPS 2023); digits with the same procedure.
 FLOSSED = {
     "digits": Configuration(
         name="digits, s=60",

@@ -6,6 +6,7 @@ to use a quarter of them.
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ class Precision(NamedTuple):
     magnitude: float
 
     @classmethod
+    @cache
     def of(cls, dtype: torch.dtype) -> "Precision":
         """Return the limits of a dtype: half its digits, and a quarter of its exponent range."""
         limits = torch.finfo(dtype)

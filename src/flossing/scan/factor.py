@@ -1,10 +1,15 @@
-"""The factorisation at a boundary: V = QR with a positive diagonal, safe where V lost rank."""
+"""The factorisation at a boundary: V = QR, safe where V lost rank.
+
+The diagonal of R may have either sign: neither the growth |R_ii| nor the adjoint depends on it.
+Every operation here is paid at every boundary, so signs are settled only where a frame is handed
+out (`with_positive_diagonals`).
+"""
 
 import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flossing.scan.boundaries import Precision
@@ -12,9 +17,9 @@ from flossing.typed import qr, vector_norm
 
 
 class Factored(NamedTuple):
-    """An orthonormal frame, its triangular factor, the log of the diagonal, and what it cost.
+    """An orthonormal frame, its triangular factor, the diagonal of that, and what it cost.
 
-    Where a column is linearly dependent on those before it, `log_growth` is −inf, the column of
+    Where a column is linearly dependent on those before it, `diagonal` is zero, the column of
     `frame` is an arbitrary orthonormal completion, and the column of `triangular` is that of the
     identity: the factor of the frame with the dependent column replaced by the completion, which
     is what later columns and their gradients depend on.
@@ -22,7 +27,7 @@ class Factored(NamedTuple):
 
     frame: Float[Tensor, "B n k"]
     triangular: Float[Tensor, "B k k"]
-    log_growth: Float[Tensor, "B k"]
+    diagonal: Float[Tensor, "B k"]
     used: float
     """Share of the tolerated loss of precision: infinite for lost rank, NaN for NaN or infinity."""
 
@@ -30,41 +35,57 @@ class Factored(NamedTuple):
 def factor(vectors: Float[Tensor, "B n k"]) -> Factored:
     """Factor a batch of frames.
 
-    Rank is lost where a diagonal entry is within rounding of the longest column: the precision
-    cannot tell it from zero.
+    Rank is lost where a diagonal entry is within rounding of the largest entry of R: the
+    precision cannot tell it from zero.
     """
-    frame, triangular = _positive_qr(vectors)
-    diagonal = triangular.diagonal(dim1=-2, dim2=-1)
-    longest = vector_norm(triangular, dim=-2).amax(dim=-1, keepdim=True)
-    rounding = 4 * math.sqrt(vectors.shape[-2]) * torch.finfo(vectors.dtype).eps
-    dependent = diagonal <= rounding * longest
-    log_growth = diagonal.log().masked_fill(dependent, -torch.inf)
-    used = _precision_used(log_growth, longest.log())
-    if math.isinf(used):
-        triangular = _replace_columns(triangular, dependent)
-    return Factored(frame, triangular, log_growth, used)
-
-
-def _positive_qr(
-    vectors: Float[Tensor, "B n k"],
-) -> tuple[Float[Tensor, "B n k"], Float[Tensor, "B k k"]]:
     frame, triangular = qr(vectors)
-    signs = torch.where(triangular.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(vectors.dtype)
+    diagonal = triangular.diagonal(dim1=-2, dim2=-1)
+    longest = vector_norm(triangular, torch.inf, dim=(-2, -1))
+    rounding = 4 * math.sqrt(vectors.shape[-2]) * torch.finfo(vectors.dtype).eps
+    extremes: list[tuple[float, float]] = list(
+        zip(longest.tolist(), diagonal.abs().amin(dim=-1).tolist(), strict=True)
+    )
+    shares = [_precision_used(*each, rounding, vectors.dtype) for each in extremes]
+    used = math.nan if any(map(math.isnan, shares)) else max(shares)
+    if not math.isinf(used):
+        return Factored(frame, triangular, diagonal, used)
+    dependent = diagonal.abs() <= rounding * longest.unsqueeze(-1)
+    return Factored(
+        frame, _replace_columns(triangular, dependent), diagonal.masked_fill(dependent, 0.0), used
+    )
+
+
+def with_positive_diagonals(
+    frame: Float[Tensor, "B n k"],
+    triangular: Float[Tensor, "B k k"],
+    diagonals: list[Tensor],
+) -> tuple[Float[Tensor, "B n k"], Float[Tensor, "B k k"]]:
+    """Return the last of several factors as if every diagonal had been made positive.
+
+    Args:
+        frame: the last orthonormal frame.
+        triangular: the last triangular factor.
+        diagonals: diagonals [B k] of all the factors.
+    """
+    negative = torch.stack(diagonals).lt(0).sum(dim=0).remainder(2).bool()
+    signs = torch.where(negative, -1.0, 1.0).to(frame.dtype)
     return frame * signs.unsqueeze(-2), triangular * signs.unsqueeze(-1)
 
 
-def _precision_used(log_growth: Float[Tensor, "B k"], log_longest: Float[Tensor, "B 1"]) -> float:
-    limits = Precision.of(log_growth.dtype)
-    spread = (log_longest - log_growth) / limits.spread
-    magnitude = torch.maximum(log_longest.abs(), log_growth.abs()) / limits.magnitude
-    # A frame that vanished altogether has −inf − (−inf) here: lost rank, not a non-finite number.
-    spread = torch.where(torch.isneginf(log_growth), torch.inf, spread)
-    used = torch.where(log_longest < torch.inf, torch.maximum(spread, magnitude), torch.nan)
-    return float(used.amax())
+def _precision_used(longest: float, shortest: float, rounding: float, dtype: torch.dtype) -> float:
+    if not math.isfinite(longest) or math.isnan(shortest):
+        return math.nan
+    if shortest <= rounding * longest:
+        return math.inf
+    limits = Precision.of(dtype)
+    high, low = math.log(longest), math.log(shortest)
+    return max(
+        (high - low) / limits.spread, abs(high) / limits.magnitude, abs(low) / limits.magnitude
+    )
 
 
 def _replace_columns(
-    triangular: Float[Tensor, "B k k"], dependent: Tensor
+    triangular: Float[Tensor, "B k k"], dependent: Bool[Tensor, "B k"]
 ) -> Float[Tensor, "B k k"]:
     identity = torch.eye(
         triangular.shape[-1], dtype=triangular.dtype, device=triangular.device

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flossing.errors import NonFiniteError
 from flossing.scan.boundaries import Pace
-from flossing.scan.factor import Factored, factor
+from flossing.scan.factor import Factored, factor, with_positive_diagonals
 from flossing.typed import solve_triangular
 
 Product = Callable[[int, Tensor], Tensor]
@@ -51,31 +51,33 @@ def scan_forward(
     Raises:
         NonFiniteError: a tangent vector is infinite or NaN.
     """
-    log_growth: list[Tensor] = []
+    diagonals: list[Tensor] = []
     triangular: list[Tensor] = []
     ends: list[int] = []
     stop_frames: list[Tensor] = []
     frames = _frame_buffer(stops[-1], frame) if keep_frames else None
     start = 0
     for stop in stops:
+        settled = len(diagonals)
         while start < stop:
             planned = min(pace.interval, stop - start)
             trail = _propagate(push, frame, start, planned)
             taken, factored = _longest_acceptable(trail)
             pace.record(planned, taken, factored.used)
-            frame = factored.frame
+            frame, upper = factored.frame, factored.triangular
+            diagonals.append(factored.diagonal)
+            if start + taken == stop:
+                frame, upper = with_positive_diagonals(frame, upper, diagonals[settled:])
             if frames is not None:
+                triangular.append(upper)
                 for offset, vectors in enumerate(trail[: taken - 1], start=start + 1):
                     frames[offset] = vectors
                 frames[start + taken] = frame
             start += taken
             ends.append(start)
-            log_growth.append(factored.log_growth)
-            if keep_frames:
-                triangular.append(factored.triangular)
         stop_frames.append(frame)
     return ForwardScan(
-        log_growth=torch.stack(log_growth),
+        log_growth=torch.stack(diagonals).abs().log(),
         ends=ends,
         stop_frames=stop_frames,
         frames=frames,
@@ -120,7 +122,10 @@ def scan_backward(
         correction = torch.triu(frame.mT @ cotangent)
         correction.diagonal(dim1=-2, dim2=-1).sub_(weights[boundary])
         cotangent = solve_triangular(
-            triangular[boundary].mT, cotangent - frame @ correction, upper=False, left=False
+            triangular[boundary].mT,
+            torch.baddbmm(cotangent, frame, correction, alpha=-1),
+            upper=False,
+            left=False,
         )
         if lost_rank:
             cotangent = cotangent.masked_fill(dependent[boundary].unsqueeze(-2), 0.0)

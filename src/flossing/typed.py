@@ -20,6 +20,11 @@ def unflatten(tensor: Tensor, dimension: int, sizes: Sequence[int]) -> Tensor:
     return cast(Tensor, tensor.unflatten(dimension, sizes))  # pyright: ignore[reportUnknownMemberType]
 
 
+def numbers(tensor: Tensor) -> list[float]:
+    """Return the entries of a vector."""
+    return cast(list[float], tensor.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
 def split(tensor: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
     """Return the pieces of the given sizes along the last dimension."""
     return cast(tuple[Tensor, ...], tensor.split(sizes, dim=-1))  # pyright: ignore[reportUnknownMemberType]

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flossing.scan.boundaries import Precision
-from flossing.typed import qr, vector_norm
+from flossing.typed import numbers, qr, vector_norm
 
 
 class Factored(NamedTuple):
@@ -42,9 +42,7 @@ def factor(vectors: Float[Tensor, "B n k"]) -> Factored:
     diagonal = triangular.diagonal(dim1=-2, dim2=-1)
     longest = vector_norm(triangular, torch.inf, dim=(-2, -1))
     rounding = 4 * math.sqrt(vectors.shape[-2]) * torch.finfo(vectors.dtype).eps
-    extremes: list[tuple[float, float]] = list(
-        zip(longest.tolist(), diagonal.abs().amin(dim=-1).tolist(), strict=True)
-    )
+    extremes = zip(numbers(longest), numbers(diagonal.abs().amin(dim=-1)), strict=True)
     shares = [_precision_used(*each, rounding, vectors.dtype) for each in extremes]
     used = math.nan if any(map(math.isnan, shares)) else max(shares)
     if not math.isinf(used):

@@ -291,10 +291,10 @@ class TestFlosser:
     @pytest.mark.parametrize(
         ("option", "message"),
         [
-            ({"before": -1}, "before must be a whole number of at least 0"),
-            ({"every": 1.5}, "every must be a whole number"),
-            ({"steps": 0}, "steps must be a whole number of at least 1"),
-            ({"times": -1}, "times must be a whole number"),
+            ({"before": -1}, "before is -1 .*at least 0"),
+            ({"every": 1.5}, "every is 1.5 .*float"),
+            ({"steps": 0}, "steps is 0 .*at least 1"),
+            ({"times": -1}, "times is -1 .*at least 0"),
         ],
     )
     @pytest.mark.usefixtures("own_checks_only")

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from flossing.checks import require_integer
 from flossing.errors import InvalidInputError, InvalidOptionError, SkippedStepWarning
 from flossing.loss import layer_spectra, squared_deviations
-from flossing.options import whole_number
 from flossing.recurrence import System
 
 Batches = Tensor | PackedSequence | Iterable[Any] | Callable[[], Any]
@@ -142,7 +142,7 @@ def floss(
         objective,
         make_optimizer(optimizer, objective.parameters, lr),
         batch_source(batches),
-        steps=whole_number("steps", steps, minimum=1),
+        steps=require_integer("steps", steps, at_least=1),
         tolerance=tolerance,
         generator=generator or torch.Generator().manual_seed(0),
         callback=callback,

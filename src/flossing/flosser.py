@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flossing.checks import require_integer
 from flossing.errors import InvalidOptionError
 from flossing.floss import (
     Batches,
@@ -16,7 +17,6 @@ from flossing.floss import (
     make_objective,
     make_optimizer,
 )
-from flossing.options import whole_number
 from flossing.recurrence import System
 
 
@@ -81,10 +81,10 @@ class Flosser:
             system, optimizer, parameters, target, max_gradient_norm, state, k, spectrum_options
         )
         self._optimizer = make_optimizer(optimizer, self._objective.parameters, lr)
-        self._before = whole_number("before", before, minimum=0)
-        self._every = whole_number("every", every, minimum=0)
-        self._steps = whole_number("steps", steps, minimum=1)
-        self._times = None if times is None else whole_number("times", times, minimum=0)
+        self._before = require_integer("before", before, at_least=0)
+        self._every = require_integer("every", every, at_least=0)
+        self._steps = require_integer("steps", steps, at_least=1)
+        self._times = None if times is None else require_integer("times", times, at_least=0)
         self._tolerance = tolerance
         self._generator = generator or torch.Generator().manual_seed(0)
         self._flossed_before = False
@@ -122,7 +122,7 @@ class Flosser:
             batches: see `floss`.
             callback: called with the step and the loss after every step.
         """
-        whole_number("epoch", epoch, minimum=0)
+        require_integer("epoch", epoch, at_least=0)
         if not self._due(epoch):
             return None
         history = self._run(batches, self._steps, callback)

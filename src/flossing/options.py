@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.checks import require_integer
 from flossing.errors import InvalidInputError, InvalidOptionError, InvalidStateError
 from flossing.growth import Backend, backend_named
 from flossing.measure import Plan
@@ -40,10 +41,10 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
     """
     interval = _interval(options.reorthonormalize)
     if options.checkpoint_interval is not None:
-        whole_number("checkpoint_interval", options.checkpoint_interval, minimum=1)
+        require_integer("checkpoint_interval", options.checkpoint_interval, at_least=1)
     return Plan(
         frame=_first_frame(problem, options),
-        state_transient=whole_number("state_transient", options.state_transient, minimum=0),
+        state_transient=require_integer("state_transient", options.state_transient, at_least=0),
         counted_from=_counted_from(problem, options),
         interval=interval or 1,
         adaptive=interval is None,
@@ -54,15 +55,6 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
     )
 
 
-def whole_number(name: str, value: int, *, minimum: int) -> int:
-    """Return a whole number of at least `minimum`, or raise `InvalidOptionError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidOptionError(
-            f"{name} must be a whole number of at least {minimum}, not {value!r}"
-        )
-    return value
-
-
 def _interval(reorthonormalize: int | str) -> int | None:
     if reorthonormalize == "auto":
         return None
@@ -70,7 +62,7 @@ def _interval(reorthonormalize: int | str) -> int | None:
         raise InvalidOptionError(
             f"reorthonormalize must be 'auto' or a number of steps, not {reorthonormalize!r}"
         )
-    return whole_number("reorthonormalize", reorthonormalize, minimum=1)
+    return require_integer("reorthonormalize", reorthonormalize, at_least=1)
 
 
 def _checked_state_gradient(state_gradient: StateGradient) -> StateGradient:
@@ -80,7 +72,7 @@ def _checked_state_gradient(state_gradient: StateGradient) -> StateGradient:
         raise InvalidOptionError(
             f"state_gradient must be 'full', 'detach' or a window in steps, not {state_gradient!r}"
         )
-    return whole_number("state_gradient", state_gradient, minimum=1)
+    return require_integer("state_gradient", state_gradient, at_least=1)
 
 
 def _duration(dt: float) -> float:
@@ -95,7 +87,7 @@ def _counted_from(problem: DrivenMap, options: Options) -> int:
     frame_transient = options.frame_transient
     if frame_transient is None:
         frame_transient = 0 if options.frame is not None else max(0, rest) // 10
-    whole_number("frame_transient", frame_transient, minimum=0)
+    require_integer("frame_transient", frame_transient, at_least=0)
     if rest - frame_transient < 1:
         raise InvalidInputError(
             f"the shortest trajectory has {shortest} steps, which leaves none to count after "
@@ -135,7 +127,7 @@ def _checked_frame(frame: Tensor, problem: DrivenMap, k: int | None) -> Float[Te
 def _exponent_count(k: int | None, size: int) -> int:
     if k is None:
         return size
-    if whole_number("k", k, minimum=1) > size:
+    if require_integer("k", k, at_least=1) > size:
         raise InvalidOptionError(
             f"k={k} exponents were asked for, but the state has {size} dimensions: k must be from "
             f"1 to {size}, or None for all"

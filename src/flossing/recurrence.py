@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from flossing.checks import require_integer
 from flossing.custom import callable_recurrence
 from flossing.errors import (
     InvalidInputError,
@@ -279,9 +280,7 @@ def _autonomous_steps(system: System, steps: int | None) -> int:
             "without inputs the number of steps is unknown: pass steps=... for a map "
             "(state) -> state, or inputs=... for one that is driven"
         )
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidOptionError(f"steps must be a positive number of steps, not {steps!r}")
-    return steps
+    return require_integer("steps", steps, at_least=1)
 
 
 def _checked_inputs(inputs: Tensor, own_dtype: torch.dtype, dtype: torch.dtype | None) -> Tensor:

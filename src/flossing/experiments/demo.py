@@ -64,7 +64,7 @@ FLOSSED = {
         flossing=Flossing(k=75, steps=500, time_steps=55),
         flossed_k=75,
         batch_size=16,
-        training_steps=2000,
+        training_steps=1500,
         max_gradient_norm=0.03,
         evaluate_every=50,
     ),

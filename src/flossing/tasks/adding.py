@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from flossing.tasks.base import Batch, Kind, Task, mask_from, require_integer
+from flossing.checks import require_integer
+from flossing.tasks.base import Batch, Kind, Task, mask_from
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from flossing.checks import require_integer
 from flossing.errors import InvalidOptionError
 
 Kind: TypeAlias = Literal["binary", "categorical", "regression"]
@@ -30,63 +31,6 @@ class Batch(NamedTuple):
     inputs: Float[Tensor, "T B D"]
     targets: Float[Tensor, "T B C"] | Int64[Tensor, "T B"]
     mask: Bool[Tensor, "T B"]
-
-
-def require_integer(name: str, value: object, *, at_least: int, at_most: int | None = None) -> None:
-    """Refuse `value` unless it is an `int` in its range; a `bool` is not taken for an `int`.
-
-    Args:
-        name: The option's name, for the message.
-        value: What came.
-        at_least: The smallest value allowed.
-        at_most: The largest value allowed; None: no limit.
-
-    Raises:
-        InvalidOptionError: `value` is not an `int`, or lies outside the range.
-
-    Example:
-        >>> require_integer("delay", 2.5, at_least=1)
-        Traceback (most recent call last):
-        ...
-        flossing.errors.InvalidOptionError: delay is 2.5 (float); expected an int of at least 1: \
-pass, for example, delay=1
-    """
-    if (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        and value >= at_least
-        and (at_most is None or value <= at_most)
-    ):
-        return
-    expected = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
-    raise InvalidOptionError(
-        f"{name} is {value!r} ({type(value).__name__}); expected an int {expected}: "
-        f"pass, for example, {name}={at_least}"
-    )
-
-
-def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse `value` unless it is one of `choices`.
-
-    Args:
-        name: The option's name, for the message.
-        value: What came.
-        choices: What it may be.
-
-    Raises:
-        InvalidOptionError: `value` is none of them; the message lists them.
-
-    Example:
-        >>> require_choice("filler", "silence", ("blank", "noise"))
-        Traceback (most recent call last):
-        ...
-        flossing.errors.InvalidOptionError: filler is 'silence' (str); pass one of 'blank', 'noise'
-    """
-    # Compared with their types too: 1 == True, but 1 is no answer to a yes-or-no option.
-    if any(type(value) is type(choice) and value == choice for choice in choices):
-        return
-    listed = ", ".join(repr(choice) for choice in choices)
-    raise InvalidOptionError(f"{name} is {value!r} ({type(value).__name__}); pass one of {listed}")
 
 
 def mask_from(first_step: int, *, steps: int, batch_size: int) -> Bool[Tensor, "T B"]:

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import one_hot
 
-from flossing.tasks.base import Batch, Kind, Task, mask_from, require_choice, require_integer
+from flossing.checks import require_choice, require_integer
+from flossing.tasks.base import Batch, Kind, Task, mask_from
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
+from flossing.checks import require_choice
 from flossing.errors import InvalidOptionError
-from flossing.tasks.base import Batch, Kind, Task, require_choice
+from flossing.tasks.base import Batch, Kind, Task
 
 
 def task_loss(

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from flossing.checks import require_integer
 from flossing.errors import InvalidOptionError
-from flossing.tasks.base import DelayedParity, require_integer
+from flossing.tasks.base import DelayedParity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,64 @@
+"""Checks of options that more than one place makes."""
+
+from collections.abc import Sequence
+
+from flossing.errors import InvalidOptionError
+
+
+def require_integer(name: str, value: object, *, at_least: int, at_most: int | None = None) -> int:
+    """Return `value` if it is an `int` in its range; a `bool` is not taken for an `int`.
+
+    Args:
+        name: The option's name, for the message.
+        value: What came.
+        at_least: The smallest value allowed.
+        at_most: The largest value allowed; None: no limit.
+
+    Raises:
+        InvalidOptionError: `value` is not an `int`, or lies outside the range.
+
+    Example:
+        >>> require_integer("delay", 5, at_least=1)
+        5
+        >>> require_integer("delay", 2.5, at_least=1)
+        Traceback (most recent call last):
+        ...
+        flossing.errors.InvalidOptionError: delay is 2.5 (float); expected an int of at least 1: \
+pass, for example, delay=1
+    """
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and value >= at_least
+        and (at_most is None or value <= at_most)
+    ):
+        return value
+    expected = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
+    raise InvalidOptionError(
+        f"{name} is {value!r} ({type(value).__name__}); expected an int {expected}: "
+        f"pass, for example, {name}={at_least}"
+    )
+
+
+def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse `value` unless it is one of `choices`.
+
+    Args:
+        name: The option's name, for the message.
+        value: What came.
+        choices: What it may be.
+
+    Raises:
+        InvalidOptionError: `value` is none of them; the message lists them.
+
+    Example:
+        >>> require_choice("filler", "silence", ("blank", "noise"))
+        Traceback (most recent call last):
+        ...
+        flossing.errors.InvalidOptionError: filler is 'silence' (str); pass one of 'blank', 'noise'
+    """
+    # Compared with their types too: 1 == True, but 1 is no answer to a yes-or-no option.
+    if any(type(value) is type(choice) and value == choice for choice in choices):
+        return
+    listed = ", ".join(repr(choice) for choice in choices)
+    raise InvalidOptionError(f"{name} is {value!r} ({type(value).__name__}); pass one of {listed}")

@@ -116,10 +116,11 @@ def scan_backward(
     adjoint = torch.empty_like(frames[:-1])
     dependent = torch.isneginf(forward.log_growth)
     lost_rank = bool(dependent.any())
+    upper = torch.ones_like(triangular[0, 0]).triu()
     weights = torch.where(dependent, 0.0, weights)
     for boundary in reversed(range(len(forward.ends))):
         frame = frames[forward.ends[boundary]]
-        correction = torch.triu(frame.mT @ cotangent)
+        correction = (frame.mT @ cotangent).mul_(upper)
         correction.diagonal(dim1=-2, dim2=-1).sub_(weights[boundary])
         cotangent = solve_triangular(
             triangular[boundary].mT,

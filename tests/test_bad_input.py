@@ -288,3 +288,17 @@ def test_floss_with_optimizer_and_parameters():
 def test_floss_batches(batches, message):
     with pytest.raises(InvalidInputError, match=message):
         flossing.floss(rnn(), batches, k=2, steps=3)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda x, h: 0.5 * h.detach() + x,
+        torch.no_grad()(lambda x, h: 0.5 * h + x),
+        lambda x, h: (h > 0).to(h.dtype) + x,
+        lambda x, h: x,
+    ],
+)
+def test_step_without_a_derivative(step):
+    with pytest.raises(UnsupportedSystemError, match="does not depend on the state.*surrogate"):
+        flossing.lyapunov_spectrum(step, INPUTS, torch.zeros(2, 3))

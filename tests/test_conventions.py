@@ -156,6 +156,26 @@ def test_unbatched_callables_see_unbatched_states():
     assert spectrum.final_state.shape == (2,)
 
 
+def test_a_scalar_state():
+    spectrum = flossing.lyapunov_spectrum(
+        lambda x: 0.5 * x, state=torch.tensor(0.3, dtype=torch.float64), steps=10
+    )
+    torch.testing.assert_close(spectrum.exponents, torch.tensor([[0.5]], dtype=torch.float64).log())
+    assert spectrum.final_state.item() == pytest.approx(0.3 / 2**10)
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_inference_mode(custom):
+    gru = nn.GRUCell(2, 4)
+    system = (lambda inputs, state: gru(inputs, state)) if custom else gru
+    inputs, state = torch.randn(12, 2, 2), torch.zeros(2, 4)
+    expected = exponents(system, inputs, state)
+    with torch.inference_mode():
+        found = flossing.lyapunov_spectrum(system, inputs.clone(), state.clone()).exponents
+    assert torch.equal(found, expected)
+    assert not found.requires_grad
+
+
 def test_parametrized_weights_are_differentiated_through_their_parametrization():
     rnn = nn.RNN(1, 5, dtype=torch.float64)
     parametrizations.orthogonal(rnn, "weight_hh_l0")

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flossing.errors import InvalidStateError, UnsupportedSystemError
-from flossing.tangent import CellTangent, TangentMap, jacobians_pay
+from flossing.tangent import CellTangent, TangentMap, depends_on_state, jacobians_pay
 from flossing.tree import Rebuild, describe, flatten, same_structure
 from flossing.typed import split
 
@@ -88,7 +88,7 @@ class CallableRecurrence:
     def _tree(self, state: Float[Tensor, "*R n"]) -> Any:
         pieces = split(state, [shape.numel() for shape in self.shapes])
         leaves = [
-            piece.reshape(*state.shape[:-1], *shape)
+            piece.reshape((*state.shape[:-1], *shape))
             for piece, shape in zip(pieces, self.shapes, strict=True)
         ]
         return self.rebuild(leaves)
@@ -182,7 +182,7 @@ def _probe(
     inputs: Tensor | None,
     state: Float[Tensor, "B n"],
 ) -> None:
-    """Try one step, alone and on every row twice: rows must be alike and independent."""
+    """Try one step: on the batch, on every row twice, and for its derivative."""
     first = None if inputs is None else inputs[0].detach()
     twice = None if first is None else torch.cat([first, first])
     state = state.detach()
@@ -211,4 +211,10 @@ def _probe(
             f"{name} gives different results for equal rows of a batch: it is random or couples "
             "the rows (dropout, noise or batch statistics in train mode); call .eval(), or pass "
             "the noise as an input"
+        )
+    if not depends_on_state(recurrence.step, first, state):
+        raise UnsupportedSystemError(
+            f"the result of {name}{signature} does not depend on the state as far as autograd can "
+            "see, so it has no Jacobians: keep detach, torch.no_grad and other libraries out of "
+            "the step, and give thresholds a surrogate gradient"
         )

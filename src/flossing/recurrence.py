@@ -141,7 +141,7 @@ def driven_map(
         )
     else:
         steps = len(inputs)
-        inputs = _checked_inputs(inputs, own_dtype, dtype).to(computing)
+        inputs = _recordable(_checked_inputs(inputs, own_dtype, dtype).to(computing))
     _check_state_tensors(state, own_dtype, dtype)
     if is_stock(system):
         recurrence, flat = _stock(system, inputs, state, layer, computing)
@@ -301,6 +301,11 @@ def _checked_inputs(inputs: Tensor, own_dtype: torch.dtype, dtype: torch.dtype |
     if not bool(torch.isfinite(inputs).all()):
         raise InvalidInputError("inputs contain infinite or NaN values: clean them first")
     return inputs
+
+
+def _recordable(tensor: Tensor) -> Tensor:
+    # A tensor made in inference mode cannot take part in autograd; a copy of it can.
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _check_state_tensors(state: Any, own_dtype: torch.dtype, dtype: torch.dtype | None) -> None:

@@ -1,5 +1,7 @@
 """`lyapunov_spectrum` and `log_growth_rates`: exponents along a trajectory, or of Jacobians."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -119,7 +121,6 @@ def lyapunov_spectrum(
         >>> rnn.weight_hh_l0.grad.shape
         torch.Size([32, 32])
     """
-    problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
     options = Options(
         k=k,
         state_transient=state_transient,
@@ -132,7 +133,9 @@ def lyapunov_spectrum(
         generator=generator,
         backend=backend,
     )
-    return _measure(problem, options)
+    with _outside_inference_mode():
+        problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
+        return _measure(problem, options)
 
 
 def log_growth_rates(
@@ -190,6 +193,14 @@ def log_growth_rates(
         backend=backend,
     )
     return _measure(jacobian_map(jacobians), options)
+
+
+@contextmanager
+def _outside_inference_mode() -> Generator[None]:
+    """Let autograd take the derivatives of a cell, without gradients beyond those asked for."""
+    enabled = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(enabled):
+        yield
 
 
 def _measure(problem: DrivenMap, options: Options) -> LyapunovSpectrum:

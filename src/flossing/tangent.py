@@ -255,6 +255,15 @@ def jacobians_pay(size: int, exponents: int) -> bool:
     return size <= max(64, 4 * exponents)
 
 
+def depends_on_state(step: RowStep, inputs: Tensor | None, states: Float[Tensor, "R n"]) -> bool:
+    """Whether autograd sees any way from the states before a step to those after it."""
+    with torch.enable_grad():
+        states = states.detach().requires_grad_()
+        images = step(inputs, states)
+        pulled = _gradient(images, states, torch.zeros_like(images), create_graph=False)
+    return pulled is not None
+
+
 def _stack_jacobians(
     step: RowStep, inputs: Float[Tensor, "T B *features"] | None, states: Float[Tensor, "T B n"]
 ) -> Float[Tensor, "T B n n"]:

@@ -83,7 +83,7 @@ def scan_reference(
             frame = jacobian @ frame
         frame, triangular = qr(frame)
         diagonal = triangular.diagonal(dim1=-2, dim2=-1)
-        frame = frame * diagonal.sign().unsqueeze(-2)
+        frame = frame * torch.where(diagonal < 0, -1.0, 1.0).to(frame).unsqueeze(-2)
         log_growth.append(diagonal.abs().log())
         if end in stops:
             stop_frames.append(frame)

@@ -26,9 +26,9 @@ def one_trajectory():
 def with_lost_rank(spectrum, count):
     exponents = spectrum.exponents.detach().clone()
     exponents[0, -count:] = -math.inf
-    errors = spectrum.standard_error.detach().clone()
-    errors[0, -count:] = math.inf
-    return replace(spectrum, exponents=exponents, standard_error=errors)
+    local = spectrum.local.detach().clone()
+    local[0, 0, -count:] = -math.inf
+    return replace(spectrum, exponents=exponents, local=local)
 
 
 def bars(ax):

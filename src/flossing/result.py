@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flossing.errors import NumericalWarning
+from flossing.statistics import standard_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +26,6 @@ class LyapunovSpectrum:
     Attributes:
         exponents: (B, k), differentiable where gradients were enabled; −inf where the frame lost
             rank.
-        standard_error: (B, k), from the autocorrelation of the local rates; infinite where
-            nothing is known of the error (a single interval, or an exponent of −inf).
         local: (M, B, k), growth rate over each interval; NaN past the end of a shorter trajectory.
         interval_steps: (M, B), number of steps of each interval; zero past the end.
         log_growth: (B, k), total log growth in nats of each column of the frame, not sorted: what
@@ -38,7 +38,6 @@ class LyapunovSpectrum:
     """
 
     exponents: Float[Tensor, "B k"]
-    standard_error: Float[Tensor, "B k"]
     local: Float[Tensor, "M B k"]
     interval_steps: Int[Tensor, "M B"]
     log_growth: Float[Tensor, "B k"]
@@ -46,6 +45,21 @@ class LyapunovSpectrum:
     final_state: Any
     final_frame: Float[Tensor, "B n k"]
     dt: float
+
+    @cached_property
+    def standard_error(self) -> Float[Tensor, "B k"]:
+        """Standard errors of the exponents, from the autocorrelation of the local rates.
+
+        Infinite where nothing is known of the error: a single interval, or an exponent of −inf.
+        Computed when first asked for, since flossing does not ask.
+        """
+        rows: list[Tensor] = []
+        for rates, steps in zip(
+            self.local.detach().unbind(1), self.interval_steps.unbind(1), strict=True
+        ):
+            own = steps > 0
+            rows.append(standard_error(rates[own] * steps[own].unsqueeze(-1), steps[own]))
+        return torch.stack(rows)
 
     @property
     def counted_steps(self) -> Int[Tensor, "B"]:

@@ -1,29 +1,26 @@
-"""From growth at the boundaries to exponents, error bars, local rates and warnings."""
+"""From growth at the boundaries to exponents, local rates and warnings."""
 
 import math
 import warnings
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from flossing.errors import ExplodingGradientWarning, IntervalWarning, LostRankWarning
 from flossing.measure import Plan, Run
 from flossing.recurrence import DrivenMap
 from flossing.result import LyapunovSpectrum
-from flossing.statistics import standard_error
 
 
 def summarise(outcome: Run, problem: DrivenMap, plan: Plan) -> LyapunovSpectrum:
-    """Turn the growth at the boundaries into exponents, error bars and local rates."""
+    """Turn the growth at the boundaries into exponents and local rates."""
     counted_from, dt = plan.counted_from, plan.dt
     counted = [index for index, end in enumerate(outcome.ends) if end > counted_from]
     ends = torch.tensor([outcome.ends[index] for index in counted])
     starts = torch.cat([torch.tensor([counted_from]), ends[:-1]])
     lengths = torch.tensor(problem.lengths)
-    interval_steps = (ends - starts).unsqueeze(-1) * (ends.unsqueeze(-1) <= lengths)
     growth = outcome.log_growth[counted[0] :]
-    steps = interval_steps.to(growth.device)
+    steps = ((ends - starts).unsqueeze(-1) * (ends.unsqueeze(-1) <= lengths)).to(growth.device)
     there = (steps > 0).unsqueeze(-1)
     lost_rank = (torch.isneginf(growth) & there).any(dim=0)
     _warn_of_degradation(outcome, lost_rank)
@@ -34,10 +31,8 @@ def summarise(outcome: Run, problem: DrivenMap, plan: Plan) -> LyapunovSpectrum:
     order = exponents.detach().argsort(dim=-1, descending=True, stable=True)
     rates = growth / (dt * steps.clamp(min=1).unsqueeze(-1))
     local = rates.masked_fill(~there, torch.nan)
-    errors = _standard_errors(growth.detach(), interval_steps) / dt
     return LyapunovSpectrum(
         exponents=exponents.gather(-1, order),
-        standard_error=errors.gather(-1, order),
         local=local.gather(-1, order.expand_as(local)),
         interval_steps=steps,
         log_growth=total,
@@ -46,16 +41,6 @@ def summarise(outcome: Run, problem: DrivenMap, plan: Plan) -> LyapunovSpectrum:
         final_frame=outcome.final_frame,
         dt=dt,
     )
-
-
-def _standard_errors(
-    growth: Float[Tensor, "M B k"], interval_steps: Int[Tensor, "M B"]
-) -> Float[Tensor, "B k"]:
-    rows: list[Tensor] = []
-    for row, steps in enumerate(interval_steps.unbind(1)):
-        own = steps > 0
-        rows.append(standard_error(growth[own.to(growth.device), row], steps[own]))
-    return torch.stack(rows)
 
 
 def _warn_of_degradation(outcome: Run, lost_rank: Tensor) -> None:

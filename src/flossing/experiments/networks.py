@@ -56,6 +56,11 @@ class SequenceNetwork(nn.Module, ABC):
             self.readout.bias.zero_()
             # `nn.RNN` adds two biases; one of them says all there is to say.
             self.rnn.get_parameter("bias_hh_l0").zero_().requires_grad_(False)
+            self._initialise(generator)
+
+    @abstractmethod
+    def _initialise(self, generator: torch.Generator) -> None:
+        """Draw what the kinds of network differ in; called without gradients."""
 
     @property
     def recurrent_weights(self) -> Float[Tensor, "N N"]:
@@ -105,20 +110,10 @@ class RateNetwork(SequenceNetwork):
         torch.Size([20, 16, 1])
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        size: int,
-        output_size: int,
-        *,
-        gain: float = 1.0,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(input_size, size, output_size, gain=gain, generator=generator)
-        with torch.no_grad():
-            self.bias.uniform_(0, LARGEST_BIAS, generator=generator)
-            self.readout.weight.normal_(generator=generator)
-            self.initial_potential = nn.Parameter(self._relaxed(generator))
+    def _initialise(self, generator: torch.Generator) -> None:
+        self.bias.uniform_(0, LARGEST_BIAS, generator=generator)
+        self.readout.weight.normal_(generator=generator)
+        self.initial_potential = nn.Parameter(self._relaxed(generator))
 
     def initial_state(self, batch_size: int) -> Float[Tensor, "1 B N"]:
         """tanh(x_0), the same for every sequence."""
@@ -154,19 +149,9 @@ class SequenceClassifier(SequenceNetwork):
         torch.Size([20, 64, 10])
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        size: int,
-        output_size: int,
-        *,
-        gain: float = 1.0,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(input_size, size, output_size, gain=gain, generator=generator)
-        bound = 1 / math.sqrt(size)
-        with torch.no_grad():
-            self.readout.weight.uniform_(-bound, bound, generator=generator)
+    def _initialise(self, generator: torch.Generator) -> None:
+        bound = 1 / math.sqrt(self.rnn.hidden_size)
+        self.readout.weight.uniform_(-bound, bound, generator=generator)
 
     def initial_state(self, batch_size: int) -> Float[Tensor, "1 B N"]:
         """Zero."""

@@ -326,12 +326,15 @@ def _step(
 
 
 def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
-    if not loss.requires_grad:
+    gradients: list[Tensor | None] = []
+    if loss.requires_grad:
+        gradients.extend(torch.autograd.grad(loss, parameters, allow_unused=True))
+    if all(gradient is None for gradient in gradients):
         raise InvalidOptionError(
             "the exponents do not depend on any of the parameters: pass those of the recurrent "
             "system itself"
         )
-    return list(torch.autograd.grad(loss, parameters, allow_unused=True))
+    return gradients
 
 
 def _clipped(

@@ -25,28 +25,22 @@ class Growth(NamedTuple):
     """Growth of a frame over one stretch of a trajectory.
 
     `ends[m]` is the step at which boundary m lies. `last_frame` carries gradients to whatever
-    goes on from it; `stop_frames` (one for every stop) do not. `shortened` counts the intervals
-    that had to be shorter than asked for.
+    goes on from it; `stop_frames` (one for every stop) do not. `pace` is the one to go on with.
     """
 
     log_growth: Float[Tensor, "M B k"]
     ends: list[int]
     last_frame: Float[Tensor, "B n k"]
     stop_frames: list[Tensor]
-    next_interval: int
-    shortened: int
+    pace: Pace
 
 
-Backend = Callable[[TangentMap, Tensor, tuple[int, ...], int, bool], Growth]
-"""`backend(tangent, frame, stops, interval, adaptive)`: the growth of `frame` along `tangent`."""
+Backend = Callable[[TangentMap, Tensor, tuple[int, ...], Pace], Growth]
+"""`backend(tangent, frame, stops, pace)`: the growth of `frame` along `tangent`."""
 
 
 def torch_growth(
-    tangent: TangentMap,
-    frame: Float[Tensor, "B n k"],
-    stops: tuple[int, ...],
-    interval: int,
-    adaptive: bool,
+    tangent: TangentMap, frame: Float[Tensor, "B n k"], stops: tuple[int, ...], pace: Pace
 ) -> Growth:
     """Scan in PyTorch operations, with the adjoint scan as gradient.
 
@@ -54,11 +48,9 @@ def torch_growth(
         tangent: the tangent map of every step.
         frame: orthonormal frame to start from.
         stops: increasing steps that must be boundaries; the last one is the number of steps.
-        interval: steps between boundaries, or the first such interval where `adaptive`.
-        adaptive: follow the conditioning of the frame instead of the fixed interval.
+        pace: the interval between boundaries.
     """
-    pace = Pace(interval, adaptive=adaptive)
-    constant = _detached(tangent)
+    constant = detached(tangent)
     differentiable = torch.is_grad_enabled()
     with torch.no_grad():
         forward = scan_forward(
@@ -71,17 +63,11 @@ def torch_growth(
             tuple[Tensor, Tensor],
             _LogGrowth.apply(products, frame, constant, forward),  # pyright: ignore[reportUnknownMemberType]
         )
-    return Growth(
-        log_growth, forward.ends, last_frame, forward.stop_frames, pace.interval, pace.shortened
-    )
+    return Growth(log_growth, forward.ends, last_frame, forward.stop_frames, forward.pace)
 
 
 def reference_growth(
-    tangent: TangentMap,
-    frame: Float[Tensor, "B n k"],
-    stops: tuple[int, ...],
-    interval: int,
-    adaptive: bool,
+    tangent: TangentMap, frame: Float[Tensor, "B n k"], stops: tuple[int, ...], pace: Pace
 ) -> Growth:
     """Scan explicit Jacobians by autograd through `torch.linalg.qr`.
 
@@ -92,32 +78,9 @@ def reference_growth(
             f"the reference scan needs explicit Jacobians, not a {type(tangent).__name__}; "
             "select it by backend='reference'"
         )
-    steps = 1 if adaptive else interval
+    steps = 1 if pace.adaptive else pace.interval
     log_growth, ends, frames = scan_reference(tangent.jacobians, frame, stops, steps)
-    return Growth(log_growth, ends, frames[-1], [f.detach() for f in frames], steps, 0)
-
-
-BACKENDS: dict[str, Backend] = {
-    "auto": torch_growth,
-    "torch": torch_growth,
-    "reference": reference_growth,
-}
-
-
-def backend_named(backend: str | Backend) -> Backend:
-    """Return a backend by name, or the callable itself.
-
-    Raises:
-        InvalidOptionError: no backend has that name; the message lists those there are.
-    """
-    if callable(backend):
-        return backend
-    if backend not in BACKENDS:
-        raise InvalidOptionError(
-            f"backend must be one of {', '.join(map(repr, BACKENDS))} or a callable like "
-            f"flossing.growth.torch_growth, not {backend!r}"
-        )
-    return BACKENDS[backend]
+    return Growth(log_growth, ends, frames[-1], [f.detach() for f in frames], pace)
 
 
 class _LogGrowth(torch.autograd.Function):
@@ -148,6 +111,7 @@ class _LogGrowth(torch.autograd.Function):
         return adjoint, cotangent, None, None
 
 
-def _detached(tangent: TangentMap) -> TangentMap:
+def detached(tangent: TangentMap) -> TangentMap:
+    """Return a tangent map without graph."""
     leaves, rebuild = flatten(tangent)
     return rebuild([leaf.detach() for leaf in leaves])

@@ -10,6 +10,7 @@ from flossing.errors import NonFiniteError
 from flossing.growth import Backend, Growth, reference_growth
 from flossing.jacobians import JacobianStack
 from flossing.recurrence import DrivenMap, StateGradient, trajectory
+from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians
 from flossing.tangent import DenseTangent, TangentMap
 from flossing.typed import checkpoint
@@ -23,8 +24,7 @@ class Plan(NamedTuple):
     frame: Float[Tensor, "B n k"]
     state_transient: int
     counted_from: int
-    interval: int
-    adaptive: bool
+    pace: Pace
     state_gradient: StateGradient
     checkpoint_interval: int | None
     dt: float
@@ -65,7 +65,7 @@ def run(problem: DrivenMap, plan: Plan) -> Run:
 
 
 def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
-    state, frame, interval, shortened = problem.state, plan.frame, plan.interval, 0
+    state, frame, pace = problem.state, plan.frame, plan.pace
     final_state, final_frame = problem.state.detach().clone(), frame.detach().clone()
     log_growth: list[Tensor] = []
     ends: list[int] = []
@@ -73,7 +73,7 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
     length = _segment_length(problem, plan, differentiable)
     while start < problem.steps:
         stop = _segment_end(start, length, problem, plan)
-        arguments = (problem, plan, state, frame, start, stop, interval)
+        arguments = (problem, plan, state, frame, start, stop, pace)
         if differentiable and plan.checkpoint_interval is not None:
             segment = cast(
                 _Segment,
@@ -84,8 +84,7 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
         state = segment.last_state
         if segment.growth is not None:
             growth = segment.growth
-            frame, interval = growth.last_frame, growth.next_interval
-            shortened += growth.shortened
+            frame, pace = growth.last_frame, growth.pace
             log_growth.append(growth.log_growth)
             ends.extend(start + end for end in growth.ends)
             stops = _stops(problem, plan, start, stop)
@@ -95,7 +94,7 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
                 ended = [row for row, steps in enumerate(problem.lengths) if steps == start + at]
                 final_state[ended], final_frame[ended] = states[ended], frames[ended]
         start = stop
-    return Run(torch.cat(log_growth), ends, final_state, final_frame, shortened)
+    return Run(torch.cat(log_growth), ends, final_state, final_frame, pace.shortened)
 
 
 def _run_segment(
@@ -105,7 +104,7 @@ def _run_segment(
     frame: Float[Tensor, "B n k"],
     start: int,
     stop: int,
-    interval: int,
+    pace: Pace,
 ) -> _Segment:
     states = trajectory(problem, state, start, stop, plan.state_gradient)
     _check_finite(states, start)
@@ -113,7 +112,7 @@ def _run_segment(
         return _Segment(states[-1], [], None)
     stops = _stops(problem, plan, start, stop)
     tangent = _tangent(problem, plan, states[:-1], start, stop)
-    growth = plan.backend(tangent, frame, stops, interval, plan.adaptive)
+    growth = plan.backend(tangent, frame, stops, pace)
     return _Segment(states[-1], [states[at].detach() for at in stops], growth)
 
 
@@ -134,7 +133,7 @@ def _segment_length(problem: DrivenMap, plan: Plan, differentiable: bool) -> int
     elements = len(problem.state) * problem.recurrence.elements_per_step(plan.exponents)
     length = max(1, _SEGMENT_ELEMENTS // elements)
     # Whole intervals, so that where a segment ends adds no boundaries.
-    return max(plan.interval, length // plan.interval * plan.interval)
+    return max(plan.pace.interval, length // plan.pace.interval * plan.pace.interval)
 
 
 def _segment_end(start: int, length: int, problem: DrivenMap, plan: Plan) -> int:

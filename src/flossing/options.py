@@ -9,9 +9,11 @@ from torch import Tensor
 
 from flossing.checks import require_integer
 from flossing.errors import InvalidInputError, InvalidOptionError, InvalidStateError
-from flossing.growth import Backend, backend_named
+from flossing.backends import backend_named
+from flossing.growth import Backend
 from flossing.measure import Plan
 from flossing.recurrence import DrivenMap, StateGradient
+from flossing.scan.boundaries import Limits, Pace
 from flossing.typed import qr
 
 
@@ -46,8 +48,7 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
         frame=_first_frame(problem, options),
         state_transient=require_integer("state_transient", options.state_transient, at_least=0),
         counted_from=_counted_from(problem, options),
-        interval=interval or 1,
-        adaptive=interval is None,
+        pace=Pace(interval or 1, interval is None, Limits.of(problem.state.dtype)),
         state_gradient=_checked_state_gradient(options.state_gradient),
         checkpoint_interval=options.checkpoint_interval,
         dt=_duration(options.dt),

@@ -1,58 +1,71 @@
-"""Where a frame is reorthonormalised: as seldom as the working precision allows.
+"""Where a frame is reorthonormalised: as seldom as the tolerated loss of precision allows.
 
-Between two boundaries the frame loses about as many nats of precision as its columns differ in
-length. An interval is accepted while that leaves half of the digits, and the next one is planned
-to use a quarter of them.
+Between two boundaries the frame loses about as many nats of precision as its vectors differ in
+length: a relative error eps at the longest is an error eps·e^spread at the shortest.
 """
 
 import math
-from functools import cache
 from typing import NamedTuple
 
 import torch
 
 
-class Precision(NamedTuple):
-    """How far a frame may stretch between two boundaries, in nats, for one floating point type."""
+class Limits(NamedTuple):
+    """How far a frame may stretch between two boundaries, in nats."""
 
     spread: float
     magnitude: float
 
     @classmethod
-    @cache
-    def of(cls, dtype: torch.dtype) -> "Precision":
-        """Return the limits of a dtype: half its digits, and a quarter of its exponent range."""
-        limits = torch.finfo(dtype)
-        return cls(spread=-0.5 * math.log(limits.eps), magnitude=0.25 * math.log(limits.max))
+    def of(cls, dtype: torch.dtype, tolerance: float | None = None) -> "Limits":
+        """Return the limits of a dtype: a quarter of its exponent range, and what is tolerated.
+
+        Args:
+            dtype: the floating point type.
+            tolerance: the relative error of the shortest vector; `None` for half of the digits.
+        """
+        numbers = torch.finfo(dtype)
+        tolerance = math.sqrt(numbers.eps) if tolerance is None else tolerance
+        # A nat at least: no frame is free of stretch.
+        spread = max(1.0, math.log(tolerance / numbers.eps))
+        return cls(spread, 0.25 * math.log(numbers.max))
 
 
-class Pace:
+class Pace(NamedTuple):
     """The number of steps to the next boundary: fixed, or adapted to what the last ones used.
 
-    Args:
-        interval: steps between boundaries.
-        adaptive: whether the interval follows the measured use of the precision.
+    Attributes:
+        interval: steps to the next boundary.
+        adaptive: whether the interval follows the measured use of the limits.
+        limits: how far the frame may stretch in an interval.
+        shortened: how many fixed intervals had to be shorter.
     """
 
-    def __init__(self, interval: int, *, adaptive: bool) -> None:
-        self.interval = interval
-        self.adaptive = adaptive
-        self.shortened = 0
+    interval: int
+    adaptive: bool
+    limits: Limits
+    shortened: int = 0
 
-    def record(self, planned: int, taken: int, used: float) -> None:
+    def after(self, planned: int, taken: int, used: float) -> "Pace":
         """Learn from one accepted interval.
 
         Args:
             planned: its planned length in steps.
             taken: the length at which it was accepted.
-            used: share of the tolerated loss of precision that it used; infinite where the frame
-                lost rank within a single step.
+            used: share of the limits that it used; infinite where the frame lost rank within a
+                single step.
         """
         if self.adaptive:
-            affordable = taken * 0.5 / max(used, 1e-12)
-            self.interval = max(1, int(min(affordable, 2 * taken, 1 << 20)))
-        elif taken < planned and used <= 1.0:
-            self.shortened += 1
+            return self._replace(interval=next_interval(taken, used))
+        if taken < planned and used <= 1.0:
+            return self._replace(shortened=self.shortened + 1)
+        return self
+
+
+def next_interval(taken: int, used: float) -> int:
+    """Return how many steps to plan after an interval that used that share of the limits."""
+    affordable = taken * 0.5 / max(used, 1e-12)
+    return max(1, int(min(affordable, 2.0 * taken, 1048576.0)))
 
 
 def plan(stops: tuple[int, ...], interval: int) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flossing.scan.boundaries import Precision
+from flossing.scan.boundaries import Limits
 from flossing.typed import numbers, qr, vector_norm
 
 
@@ -32,18 +32,22 @@ class Factored(NamedTuple):
     """Share of the tolerated loss of precision: infinite for lost rank, NaN for NaN or infinity."""
 
 
-def factor(vectors: Float[Tensor, "B n k"]) -> Factored:
+def factor(vectors: Float[Tensor, "B n k"], limits: Limits) -> Factored:
     """Factor a batch of frames.
 
     Rank is lost where a diagonal entry is within rounding of the largest entry of R: the
     precision cannot tell it from zero.
+
+    Args:
+        vectors: the frame.
+        limits: what counts as using all of the tolerated loss of precision.
     """
     frame, triangular = qr(vectors)
     diagonal = triangular.diagonal(dim1=-2, dim2=-1)
     longest = vector_norm(triangular, torch.inf, dim=(-2, -1))
     rounding = 4 * math.sqrt(vectors.shape[-2]) * torch.finfo(vectors.dtype).eps
     extremes = zip(numbers(longest), numbers(diagonal.abs().amin(dim=-1)), strict=True)
-    shares = [_precision_used(*each, rounding, vectors.dtype) for each in extremes]
+    shares = [_precision_used(*each, rounding, limits) for each in extremes]
     used = math.nan if any(map(math.isnan, shares)) else max(shares)
     if not math.isinf(used):
         return Factored(frame, triangular, diagonal, used)
@@ -70,12 +74,11 @@ def with_positive_diagonals(
     return frame * signs.unsqueeze(-2), triangular * signs.unsqueeze(-1)
 
 
-def _precision_used(longest: float, shortest: float, rounding: float, dtype: torch.dtype) -> float:
+def _precision_used(longest: float, shortest: float, rounding: float, limits: Limits) -> float:
     if not math.isfinite(longest) or math.isnan(shortest):
         return math.nan
     if shortest <= rounding * longest:
         return math.inf
-    limits = Precision.of(dtype)
     high, low = math.log(longest), math.log(shortest)
     return max(
         (high - low) / limits.spread, abs(high) / limits.magnitude, abs(low) / limits.magnitude

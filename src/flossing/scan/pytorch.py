@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.errors import NonFiniteError
-from flossing.scan.boundaries import Pace
+from flossing.scan.boundaries import Limits, Pace
 from flossing.scan.factor import Factored, factor, with_positive_diagonals
 from flossing.typed import solve_triangular
 
@@ -27,6 +27,7 @@ class ForwardScan(NamedTuple):
     log_growth: Float[Tensor, "M B k"]
     ends: list[int]
     stop_frames: list[Tensor]
+    pace: Pace
     frames: Float[Tensor, "T_plus_1 B n k"] | None
     triangular: Float[Tensor, "M B k k"] | None
 
@@ -45,7 +46,7 @@ def scan_forward(
         push: `push(t, V)` is J_t V.
         frame: orthonormal frame to start from.
         stops: increasing steps that must be boundaries; the last one is the number of steps.
-        pace: the interval between boundaries; learns while scanning.
+        pace: the interval between boundaries.
         keep_frames: keep what the backward scan needs, O(steps) memory.
 
     Raises:
@@ -61,16 +62,16 @@ def scan_forward(
         settled = len(diagonals)
         while start < stop:
             planned = min(pace.interval, stop - start)
-            trail = _propagate(push, frame, start, planned)
-            taken, factored = _longest_acceptable(trail)
-            pace.record(planned, taken, factored.used)
+            trail, factored = next_boundary(push, frame, start, planned, pace.limits)
+            taken = len(trail)
+            pace = pace.after(planned, taken, factored.used)
             frame, upper = factored.frame, factored.triangular
             diagonals.append(factored.diagonal)
             if start + taken == stop:
                 frame, upper = with_positive_diagonals(frame, upper, diagonals[settled:])
             if frames is not None:
                 triangular.append(upper)
-                for offset, vectors in enumerate(trail[: taken - 1], start=start + 1):
+                for offset, vectors in enumerate(trail[:-1], start=start + 1):
                     frames[offset] = vectors
                 frames[start + taken] = frame
             start += taken
@@ -80,6 +81,7 @@ def scan_forward(
         log_growth=torch.stack(diagonals).abs().log(),
         ends=ends,
         stop_frames=stop_frames,
+        pace=pace,
         frames=frames,
         triangular=torch.stack(triangular) if keep_frames else None,
     )
@@ -144,26 +146,36 @@ def _frame_buffer(steps: int, frame: Float[Tensor, "B n k"]) -> Float[Tensor, "T
     return buffer
 
 
-def _propagate(
-    push: Product, vectors: Float[Tensor, "B n k"], start: int, length: int
-) -> list[Tensor]:
+def next_boundary(
+    push: Product, vectors: Float[Tensor, "B n k"], start: int, length: int, limits: Limits
+) -> tuple[list[Tensor], Factored]:
+    """Go on for some steps, or half as many until the limits hold, and factor the last frame.
+
+    Args:
+        push: `push(t, V)` is J_t V.
+        vectors: the frame before step `start`.
+        start: the first step.
+        length: how many steps at most.
+        limits: how far the frame may stretch.
+
+    Returns:
+        The frames after every step, the last one not factored, and its factors.
+
+    Raises:
+        NonFiniteError: a tangent vector is infinite or NaN.
+    """
     trail: list[Tensor] = []
     for step in range(start, start + length):
         vectors = push(step, vectors)
         trail.append(vectors)
-    return trail
-
-
-def _longest_acceptable(trail: list[Tensor]) -> tuple[int, Factored]:
-    length = len(trail)
-    factored = factor(trail[-1])
+    factored = factor(vectors, limits)
     while not factored.used <= 1.0 and length > 1:
         length //= 2
-        factored = factor(trail[length - 1])
+        factored = factor(trail[length - 1], limits)
     if math.isnan(factored.used):
         raise NonFiniteError(
             "the tangent vectors became infinite or NaN: a Jacobian is not finite, or its entries "
             "are too large for the precision; check the weights and inputs, or compute with "
             "dtype=torch.float64"
         )
-    return length, factored
+    return trail[:length], factored

@@ -1,0 +1,170 @@
+"""Log growth rates by the compiled scans, where they apply: the fast way on a CPU."""
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from flossing.growth import Growth, detached, torch_growth
+from flossing.scan.boundaries import Pace
+from flossing.scan.compiled import drive
+from flossing.scan.compiled.drive import CompiledForward, GatedTensors
+from flossing.tangent import CellTangent, DenseTangent, GatedTangent, TangentMap
+from flossing.tree import Rebuild, flatten
+
+
+def compiled_growth(
+    tangent: TangentMap, frame: Float[Tensor, "B n k"], stops: tuple[int, ...], pace: Pace
+) -> Growth:
+    """Scan in compiled loops on the CPU; whatever these do not know, in PyTorch operations.
+
+    They know stock layers, and explicit Jacobians: stacks of them, and those of cells that are
+    not much larger than the number of exponents.
+
+    Args:
+        tangent: the tangent map of every step.
+        frame: orthonormal frame to start from.
+        stops: increasing steps that must be boundaries; the last one is the number of steps.
+        pace: the interval between boundaries.
+    """
+    tensors = _known(detached(tangent))
+    if tensors is None or frame.device.type != "cpu":
+        return torch_growth(tangent, frame, stops, pace)
+    constant = detached(tangent)
+    differentiable = torch.is_grad_enabled()
+    with torch.no_grad():
+        forward = drive.forward(
+            tensors, constant.push, frame.detach(), stops, pace, keep=differentiable
+        )
+    log_growth, last_frame = forward.log_growth, forward.stop_frames[-1]
+    if differentiable:
+        log_growth, last_frame = _differentiable(tangent, tensors, frame, forward)
+    return Growth(log_growth, forward.ends, last_frame, forward.stop_frames, forward.pace)
+
+
+def _known(tangent: TangentMap) -> GatedTensors | Tensor | None:
+    if isinstance(tangent, GatedTangent):
+        gates = tangent.recurrent
+        return GatedTensors(gates.weight, gates.coefficients, tangent.diagonal)
+    if isinstance(tangent, DenseTangent | CellTangent):
+        return tangent.jacobians
+    return None
+
+
+def _differentiable(
+    tangent: TangentMap, tensors: GatedTensors | Tensor, frame: Tensor, forward: CompiledForward
+) -> tuple[Tensor, Tensor]:
+    if isinstance(tangent, GatedTangent):
+        gates = tangent.recurrent
+        outputs = _GatedGrowth.apply(  # pyright: ignore[reportUnknownMemberType]
+            gates.weight, gates.coefficients, tangent.diagonal, frame, forward
+        )
+    elif isinstance(tangent, DenseTangent):
+        outputs = _DenseGrowth.apply(tangent.jacobians, frame, forward)  # pyright: ignore[reportUnknownMemberType]
+    else:
+        batch, size, _ = frame.shape
+        products = tangent.push_all(drive.frames(forward.rows[:-1], batch, size))
+        outputs = _ProductGrowth.apply(products, frame, tensors, forward)  # pyright: ignore[reportUnknownMemberType]
+    return cast(tuple[Tensor, Tensor], outputs)
+
+
+class _Kept(NamedTuple):
+    """What the backward pass needs, without what only the forward pass does."""
+
+    tangent: GatedTensors | Tensor
+    forward: CompiledForward
+
+
+def _save(ctx: Any, tangent: GatedTensors | Tensor, forward: CompiledForward) -> tuple[Tensor, Tensor]:
+    # Everything large goes through save_for_backward: only that can be recomputed or offloaded.
+    leaves, rebuild = flatten(_Kept(tangent, forward))
+    ctx.save_for_backward(*leaves)
+    ctx.rebuild = rebuild
+    return forward.log_growth.clone(), forward.stop_frames[-1].clone()
+
+
+def _saved(ctx: Any) -> _Kept:
+    rebuild: Rebuild = ctx.rebuild
+    return rebuild(list(ctx.saved_tensors))
+
+
+class _GatedGrowth(torch.autograd.Function):
+    """The parts of a gated tangent map, and the first frame, to log R_ii and the last frame."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Float[Tensor, "mN N"],
+        coefficients: Float[Tensor, "T B s m N"],
+        diagonal: Float[Tensor, "T B s s N"] | None,
+        frame: Float[Tensor, "B n k"],  # noqa: ARG004 - carries the gradient
+        forward: CompiledForward,
+    ) -> tuple[Tensor, Tensor]:
+        return _save(ctx, GatedTensors(weight, coefficients, diagonal), forward)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
+    ) -> tuple[Tensor | None, ...]:
+        kept = _saved(ctx)
+        gradients, cotangent = drive.backward_gated(
+            cast(GatedTensors, kept.tangent),
+            kept.forward,
+            weights,
+            cotangent,
+            of_coefficients=any(ctx.needs_input_grad[1:3]),
+        )
+        return *gradients, cotangent, None
+
+
+class _DenseGrowth(torch.autograd.Function):
+    """Explicit Jacobians, and the first frame, to log R_ii and the last frame."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        jacobians: Float[Tensor, "T B n n"],
+        frame: Float[Tensor, "B n k"],  # noqa: ARG004 - carries the gradient
+        forward: CompiledForward,
+    ) -> tuple[Tensor, Tensor]:
+        return _save(ctx, jacobians, forward)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
+    ) -> tuple[Tensor | None, ...]:
+        kept = _saved(ctx)
+        jacobians = cast(Tensor, kept.tangent)
+        batch, size = cotangent.shape[:2]
+        adjoint, cotangent = drive.backward_dense(jacobians, kept.forward, weights, cotangent)
+        vectors = drive.frames(kept.forward.rows[:-1], batch, size)
+        return adjoint @ vectors.mT, cotangent, None
+
+
+class _ProductGrowth(torch.autograd.Function):
+    """U_t = J_t V_{t-1} of every step, and the first frame, to log R_ii and the last frame."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        products: Float[Tensor, "T B n k"],  # noqa: ARG004 - carries the gradient
+        frame: Float[Tensor, "B n k"],  # noqa: ARG004 - carries the gradient
+        jacobians: Float[Tensor, "T B n n"],
+        forward: CompiledForward,
+    ) -> tuple[Tensor, Tensor]:
+        return _save(ctx, jacobians, forward)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
+    ) -> tuple[Tensor | None, ...]:
+        kept = _saved(ctx)
+        adjoint, cotangent = drive.backward_dense(
+            cast(Tensor, kept.tangent), kept.forward, weights, cotangent
+        )
+        return adjoint, cotangent, None, None

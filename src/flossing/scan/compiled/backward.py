@@ -1,0 +1,201 @@
+"""The backward scan: the adjoint of the forward scan, and the gradients of the tangent map."""
+
+from typing import Any, NamedTuple
+
+from numba import prange
+from numba.extending import overload
+
+from flossing.scan.compiled.kernels import FULL, LOWER, UPPER
+from flossing.scan.compiled.machine import part, serial_and_parallel
+from flossing.scan.compiled.products import multiply, transpose
+from flossing.scan.compiled.tangents import is_gated, pull, share
+
+
+class GatedGradient(NamedTuple):
+    """Gradients of a gated tangent map, to be added to.
+
+    Attributes:
+        weight: of W [threads, m·N, N].
+        coefficients: of C [T, B, s, m, N].
+        diagonal: of A, in its shape.
+        gates: work space [threads, R, m·N]: the left factors of the gradient of W.
+        inputs: work space [threads, R, N]: the right factors.
+        filled: rows of that in use [threads].
+        wanted: whether the coefficients' gradient is wanted.
+    """
+
+    weight: Any
+    coefficients: Any
+    diagonal: Any
+    gates: Any
+    inputs: Any
+    filled: Any
+    wanted: bool
+
+
+class DenseGradient(NamedTuple):
+    """The adjoint of every product J_t V_{t-1}, [T, B·k, n]."""
+
+    adjoint: Any
+
+
+def _scan(
+    tangent: Any,
+    gradient: Any,
+    frames: Any,
+    size: int,
+    weights: Any,
+    covectors: Any,
+    columns: Any,
+    corrections: Any,
+) -> None:
+    """Go back from the last boundary to the first step.
+
+    Args:
+        tangent: the tangent map.
+        gradient: filled in.
+        frames: what the forward scan filled.
+        size: n.
+        weights: ∂L/∂ log R_ii at every boundary [M, B, k].
+        covectors: the gradient of the last frame [B·k, n]; afterwards that of the first.
+        columns: work space [threads, n, k].
+        corrections: work space [threads, k, k].
+    """
+    boundaries, trajectories, vectors = weights.shape
+    threads = len(columns)
+    for thread in prange(threads):
+        part_of_batch = share(thread, threads, trajectories, vectors)
+        for boundary in range(boundaries - 1, -1, -1):
+            end = frames.ends[boundary]
+            start = frames.ends[boundary - 1] if boundary else 0
+            for trajectory in range(part_of_batch.first, part_of_batch.last):
+                _through_factor(
+                    frames, size, boundary, trajectory, weights, covectors,
+                    columns[thread], corrections[thread],
+                )  # fmt: skip
+            for step in range(end - 1, start - 1, -1):
+                step_back(tangent, gradient, step, part_of_batch, frames.rows[step], covectors)
+
+
+scan_backward, scan_backward_parallel = serial_and_parallel(_scan)
+
+
+@part
+def _through_factor(
+    frames: Any,
+    size: int,
+    boundary: int,
+    trajectory: int,
+    weights: Any,
+    covectors: Any,
+    columns: Any,
+    correction: Any,
+) -> None:
+    """G ← (G − Q (triu(QᵀG) − diag(w))) R^{-T} for one trajectory."""
+    count = weights.shape[2]
+    rows = slice(trajectory * count, (trajectory + 1) * count)
+    frame, target = frames.rows[frames.ends[boundary], rows], covectors[rows]
+    length = target.shape[1]
+    transpose(frame, count, size, columns)
+    block = 16
+    for start in range(0, count, block):
+        stop = min(count, start + block)
+        multiply(
+            target[start:stop], False, FULL, stop - start, size, columns,
+            correction[start:stop], 0, stop, 1.0, False,
+        )  # fmt: skip
+    for row in range(count):
+        correction[row, row] -= weights[boundary, trajectory, row]
+        for column in range(row + 1, count):
+            correction[row, column] = 0
+    multiply(correction, False, LOWER, count, count, frame, target, 0, length, -1.0, True)
+    inverse = frames.inverses[boundary, trajectory]
+    multiply(inverse, True, UPPER, count, count, target, target, 0, length, 1.0, False)
+    for row in range(count):
+        if frames.diagonals[boundary, trajectory, row] == 0:
+            for column in range(size):
+                target[row, column] = 0
+
+
+def step_back(
+    tangent: Any, gradient: Any, step: int, share: Any, vectors: Any, covectors: Any
+) -> None:
+    """Replace G, the adjoint of J_t V_{t-1}, by J_tᵀ G, and add what it contributes to gradients.
+
+    Steps come in descending order down to zero. `vectors` are V_{t-1}.
+    """
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(step_back)
+def _step_back(  # pyright: ignore[reportUnusedFunction]
+    tangent: Any,
+    gradient: Any,  # noqa: ARG001
+    step: int,  # noqa: ARG001
+    share: Any,  # noqa: ARG001
+    vectors: Any,  # noqa: ARG001
+    covectors: Any,  # noqa: ARG001
+) -> Any:
+    return _step_back_gated if is_gated(tangent) else _step_back_dense
+
+
+def _step_back_dense(
+    tangent: Any, gradient: Any, step: int, share: Any, vectors: Any, covectors: Any
+) -> None:
+    for row in range(share.first * share.vectors, share.last * share.vectors):
+        for column in range(covectors.shape[1]):
+            gradient.adjoint[step, row, column] = covectors[row, column]
+    pull(tangent, step, share, covectors)
+
+
+def _step_back_gated(
+    tangent: Any, gradient: Any, step: int, share: Any, vectors: Any, covectors: Any
+) -> None:
+    if gradient.wanted:
+        _add_coefficients(tangent, gradient, step, share, vectors, covectors)
+    pull(tangent, step, share, covectors)
+    _add_weight(tangent, gradient, share, vectors, step == 0)
+
+
+@part
+def _add_coefficients(
+    tangent: Any, gradient: Any, step: int, share: Any, vectors: Any, covectors: Any
+) -> None:
+    """∂L/∂c = Σ_k g · (W V), ∂L/∂a = Σ_k g · V, entry by entry."""
+    of_coefficients, of_diagonal = gradient.coefficients[step], gradient.diagonal[step]
+    currents = tangent.currents[step]
+    _, blocks, gates, units = of_coefficients.shape
+    for trajectory in range(share.first, share.last):
+        for row in range(trajectory * share.vectors, (trajectory + 1) * share.vectors):
+            for block in range(blocks):
+                for gate in range(gates):
+                    for unit in range(units):
+                        covector = covectors[row, block * units + unit]
+                        product = covector * currents[row, gate * units + unit]
+                        of_coefficients[trajectory, block, gate, unit] += product
+                for other in range(of_diagonal.shape[1]):
+                    for unit in range(units):
+                        covector = covectors[row, block * units + unit]
+                        product = covector * vectors[row, other * units + unit]
+                        of_diagonal[trajectory, block, other, unit] += product
+
+
+@part
+def _add_weight(tangent: Any, gradient: Any, share: Any, vectors: Any, last: bool) -> None:
+    """∂L/∂W = Σ (Cᵀ G) Vᵀ: collected, and multiplied once there are enough rows."""
+    thread, start = share.thread, share.first * share.vectors
+    rows = share.last * share.vectors - start
+    gates, inputs = gradient.gates[thread], gradient.inputs[thread]
+    weight = gradient.weight[thread]
+    outputs, units = weight.shape[0], tangent.coefficients.shape[4]
+    filled = gradient.filled[thread]
+    for row in range(rows):
+        for column in range(outputs):
+            gates[filled + row, column] = tangent.gates[start + row, column]
+        for column in range(units):
+            inputs[filled + row, column] = vectors[start + row, column]
+    filled += rows
+    if last or filled + rows > len(gates):
+        multiply(gates, True, FULL, outputs, filled, inputs, weight, 0, units, 1.0, True)
+        filled = 0
+    gradient.filled[thread] = filled

@@ -1,0 +1,335 @@
+"""From tensors to the compiled scans and back."""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flossing.scan.boundaries import Pace
+from flossing.scan.compiled.backward import (
+    DenseGradient,
+    GatedGradient,
+    scan_backward,
+    scan_backward_parallel,
+)
+from flossing.scan.compiled.factor import row_length, square_space
+from flossing.scan.compiled.forward import Frames, Progress, scan_forward, scan_forward_parallel
+from flossing.scan.compiled.machine import TILE, in_threads, link, padded
+from flossing.scan.compiled.states import adjoint_of_states
+from flossing.scan.compiled.tangents import Dense, Gated
+from flossing.scan.factor import with_positive_diagonals
+from flossing.scan.pytorch import Product, next_boundary
+from flossing.typed import solve_triangular, unflatten
+
+_PARALLEL_WORK = 1 << 19
+"""Multiplications in a step that are worth a second thread."""
+_COLLECTED_ROWS = 64
+
+
+class GatedTensors(NamedTuple):
+    """J_t = A_t + C_t W as tensors, see `flossing.tangent.GatedTangent`."""
+
+    weight: Float[Tensor, "mN N"]
+    coefficients: Float[Tensor, "T B s m N"]
+    diagonal: Float[Tensor, "T B s s N"] | None
+
+
+class CompiledForward(NamedTuple):
+    """What the forward scan leaves behind: see `flossing.scan.pytorch.ForwardScan`.
+
+    Frames and factors are in the layout of the compiled scans.
+    """
+
+    log_growth: Float[Tensor, "M B k"]
+    ends: list[int]
+    stop_frames: list[Tensor]
+    pace: Pace
+    rows: Tensor
+    inverses: Tensor
+    diagonals: Tensor
+    currents: Tensor
+
+
+def threads_for(trajectories: int, work: int) -> int:
+    """Return how many threads share a batch whose steps take so many multiplications."""
+    if work < _PARALLEL_WORK:
+        return 1
+    return min(trajectories, torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+
+
+def forward(
+    tangent: GatedTensors | Float[Tensor, "T B n n"],
+    push: Product,
+    frame: Float[Tensor, "B n k"],
+    stops: tuple[int, ...],
+    pace: Pace,
+    *,
+    keep: bool,
+) -> CompiledForward:
+    """Carry a frame along the trajectory: see `flossing.scan.pytorch.scan_forward`.
+
+    Args:
+        tangent: the tangent map, gated or explicit Jacobians.
+        push: the same as a function, for frames that need Householder reflections.
+        frame: orthonormal frame to start from.
+        stops: increasing steps that must be boundaries; the last one is the number of steps.
+        pace: the interval between boundaries.
+        keep: keep what the backward scan needs.
+    """
+    batch, size, count = frame.shape
+    dtype, steps = _numpy_dtype(frame), stops[-1]
+    link(dtype)
+    width, kept = row_length(count, dtype), steps if keep else 1
+    rows = frame.new_empty(steps + 1, batch * count, padded(size, dtype))
+    rows[..., size:] = 0
+    rows[0, :, :size] = frame.mT.reshape(batch * count, size)
+    inverses = frame.new_empty(kept, batch, count, width)
+    diagonals = frame.new_empty(steps, batch, count)
+    currents = _currents(tangent, batch * count, kept)
+    threads = _threads(tangent, batch, count)
+    filled = Frames(
+        rows.numpy(), inverses.numpy(), diagonals.numpy(), np.zeros(steps, dtype=np.int64)
+    )
+    arguments = (
+        _compiled_tangent(tangent, currents, batch, count, threads),
+        filled,
+        size,
+        np.array(stops),
+        pace.adaptive,
+        pace.limits,
+    )
+    work_space = (square_space(count, size, dtype, threads), np.zeros(threads))
+    progress = Progress(0, 0, pace.interval, pace.shortened, 0)
+    while progress.step < steps:
+        scan = scan_forward if threads == 1 else scan_forward_parallel
+        progress = Progress(*in_threads(threads, scan, *arguments, progress, *work_space))
+        pace = pace._replace(interval=progress.interval, shortened=progress.shortened)
+        if progress.planned:
+            pace, progress = _by_householder(push, rows, inverses, diagonals, filled.ends, size, pace, progress)
+    ends = filled.ends[: progress.boundary].tolist()
+    return CompiledForward(
+        log_growth=diagonals[: progress.boundary].log(),
+        ends=ends,
+        stop_frames=[frames(rows[stop], batch, size).mT.clone().mT for stop in stops],
+        pace=pace,
+        rows=rows,
+        inverses=inverses[: progress.boundary],
+        diagonals=diagonals[: progress.boundary],
+        currents=currents,
+    )
+
+
+def _by_householder(
+    push: Product,
+    rows: Tensor,
+    inverses: Tensor,
+    diagonals: Tensor,
+    ends: Any,
+    size: int,
+    pace: Pace,
+    progress: Progress,
+) -> tuple[Pace, Progress]:
+    """Go on to one boundary as the PyTorch scan does."""
+    start, boundary = progress.step, progress.boundary
+    batch, count = diagonals.shape[1:]
+    vectors = frames(rows[start], batch, size)
+    trail, factored = next_boundary(push, vectors, start, progress.planned, pace.limits)
+    frame, triangular = with_positive_diagonals(
+        factored.frame, factored.triangular, [factored.diagonal]
+    )
+    for offset, between in enumerate([*trail[:-1], frame], start=start + 1):
+        frames(rows[offset], batch, size).copy_(between)
+    identity = torch.eye(count, dtype=frame.dtype).expand_as(triangular)
+    inverse = solve_triangular(triangular.mT, identity, upper=False)
+    inverses[boundary % len(inverses), ..., :count] = inverse
+    diagonals[boundary] = factored.diagonal.abs()
+    end = start + len(trail)
+    ends[boundary] = end
+    pace = pace.after(progress.planned, len(trail), factored.used)
+    return pace, Progress(end, boundary + 1, pace.interval, pace.shortened, 0)
+
+
+class GatedGradients(NamedTuple):
+    """∂L/∂ of the parts of a gated tangent map; `None` where not wanted or not there."""
+
+    weight: Float[Tensor, "mN N"]
+    coefficients: Float[Tensor, "T B s m N"] | None
+    diagonal: Float[Tensor, "T B s s N"] | None
+
+
+def backward_gated(
+    tangent: GatedTensors,
+    done: CompiledForward,
+    weights: Float[Tensor, "M B k"],
+    cotangent: Float[Tensor, "B n k"],
+    *,
+    of_coefficients: bool,
+) -> tuple[GatedGradients, Float[Tensor, "B n k"]]:
+    """Return the gradients of the tangent map and of the first frame.
+
+    Args:
+        tangent: the tangent map.
+        done: the forward scan, with what it keeps.
+        weights: ∂L/∂ log R_ii at every boundary.
+        cotangent: ∂L/∂ of the last frame.
+        of_coefficients: whether gradients of the coefficients are wanted, or only of the weight.
+    """
+    batch, _, count = cotangent.shape
+    threads = _threads(tangent, batch, count)
+    outputs, units = tangent.weight.shape
+    dtype = _numpy_dtype(cotangent)
+    diagonal = _diagonal(tangent)
+    rows = -(-batch // threads) * count
+    collected = -(-_COLLECTED_ROWS // rows) * rows
+    weight = cotangent.new_zeros(threads, outputs, padded(units, dtype))
+    of_c = torch.zeros_like(tangent.coefficients if of_coefficients else tangent.coefficients[:0])
+    of_a = torch.zeros_like(diagonal if of_coefficients else diagonal[:0])
+    gradient = GatedGradient(
+        weight.numpy(),
+        of_c.numpy(),
+        of_a.numpy(),
+        np.empty((threads, collected, padded(outputs, dtype)), dtype),
+        np.empty((threads, collected, padded(units, dtype)), dtype),
+        np.zeros(threads, np.int64),
+        of_coefficients,
+    )
+    cotangent = _backward(tangent, gradient, done, weights, cotangent, threads)
+    gradients = GatedGradients(
+        weight.sum(0)[:, :units],
+        of_c if of_coefficients else None,
+        of_a if of_coefficients and tangent.diagonal is not None else None,
+    )
+    return gradients, cotangent
+
+
+def backward_dense(
+    jacobians: Float[Tensor, "T B n n"],
+    done: CompiledForward,
+    weights: Float[Tensor, "M B k"],
+    cotangent: Float[Tensor, "B n k"],
+) -> tuple[Float[Tensor, "T B n k"], Float[Tensor, "B n k"]]:
+    """Return the adjoint of all products J_t V_{t-1}, and the gradient of the first frame."""
+    batch, size, count = cotangent.shape
+    adjoint = torch.empty_like(done.rows[1:])
+    threads = _threads(jacobians, batch, count)
+    gradient = DenseGradient(adjoint.numpy())
+    cotangent = _backward(jacobians, gradient, done, weights, cotangent, threads)
+    return frames(adjoint, batch, size), cotangent
+
+
+def _backward(
+    tangent: GatedTensors | Tensor,
+    gradient: GatedGradient | DenseGradient,
+    done: CompiledForward,
+    weights: Tensor,
+    cotangent: Tensor,
+    threads: int,
+) -> Tensor:
+    batch, size, count = cotangent.shape
+    dtype = _numpy_dtype(cotangent)
+    long = padded(size, dtype)
+    covectors = cotangent.new_zeros(batch * count, long)
+    covectors[:, :size] = cotangent.mT.reshape(batch * count, size)
+    weights = torch.where(done.diagonals == 0, 0.0, weights).contiguous()
+    kept = Frames(
+        done.rows.numpy(), done.inverses.numpy(), done.diagonals.numpy(), np.array(done.ends)
+    )
+    in_threads(
+        threads,
+        scan_backward if threads == 1 else scan_backward_parallel,
+        _compiled_tangent(tangent, done.currents, batch, count, threads),
+        gradient,
+        kept,
+        size,
+        weights.numpy(),
+        covectors.numpy(),
+        np.zeros((threads, long, padded(count, dtype)), dtype),
+        np.zeros((threads, count, row_length(count, dtype)), dtype),
+    )
+    return frames(covectors, batch, size)
+
+
+def states_adjoint(
+    tangent: GatedTensors, covectors: Float[Tensor, "T B n"]
+) -> tuple[Float[Tensor, "T B n"], Float[Tensor, "B n"]]:
+    """Return ∂L/∂h_t in full, for all states and for the one before the first step.
+
+    Args:
+        tangent: the tangent map of every step.
+        covectors: ∂L/∂h_t of the states after every step, as far as L depends on them directly.
+    """
+    _, batch, size = covectors.shape
+    dtype = _numpy_dtype(covectors)
+    link(dtype)
+    result = covectors.clone(memory_format=torch.contiguous_format)
+    carried = np.zeros((batch, padded(size, dtype)), dtype)
+    currents = _currents(tangent, batch, 1)
+    compiled_tangent = _compiled_tangent(tangent, currents, batch, 1, 1)
+    adjoint_of_states(compiled_tangent, result.numpy(), carried)
+    return result, torch.from_numpy(carried[:, :size])  # pyright: ignore[reportUnknownMemberType]
+
+
+def _threads(tangent: GatedTensors | Tensor, batch: int, count: int) -> int:
+    weight = tangent.weight if isinstance(tangent, GatedTensors) else tangent[0, 0]
+    return threads_for(batch, batch * count * weight.numel())
+
+
+def _compiled_tangent(
+    tangent: GatedTensors | Tensor, currents: Tensor, batch: int, count: int, threads: int
+) -> Gated | Dense:
+    if isinstance(tangent, GatedTensors):
+        weight = tangent.weight
+        outputs, units = weight.shape
+        dtype = _numpy_dtype(weight)
+        return Gated(
+            _packed(weight.mT),
+            _packed(weight),
+            tangent.coefficients.contiguous().numpy(),
+            _diagonal(tangent).contiguous().numpy(),
+            currents.numpy(),
+            np.empty((batch * count, padded(outputs, dtype)), dtype),
+            np.empty((batch * count, padded(units, dtype)), dtype),
+        )
+    dtype = _numpy_dtype(tangent)
+    size, long, wide = tangent.shape[-1], padded(tangent.shape[-1], dtype), padded(count, dtype)
+    return Dense(
+        tangent.contiguous().numpy(),
+        np.zeros((threads, long, wide), dtype),
+        np.zeros((threads, size, wide), dtype),
+        np.zeros((threads, wide, long), dtype),
+    )
+
+
+def _currents(tangent: GatedTensors | Tensor, rows: int, steps: int) -> Tensor:
+    if not isinstance(tangent, GatedTensors):
+        return tangent.new_empty(0, 0, 0)
+    outputs = len(tangent.weight)
+    return tangent.weight.new_empty(steps, rows, padded(outputs, _numpy_dtype(tangent.weight)))
+
+
+def _diagonal(tangent: GatedTensors) -> Tensor:
+    if tangent.diagonal is not None:
+        return tangent.diagonal
+    steps, batch, _, _, units = tangent.coefficients.shape
+    return tangent.weight.new_empty(steps, batch, 0, 0, units)
+
+
+def _packed(matrix: Tensor) -> Any:
+    """Return R in panels as wide as a tile: [number of panels, rows, columns of a tile]."""
+    depth, columns = matrix.shape
+    width = TILE.vectors * TILE.lanes(_numpy_dtype(matrix))
+    panels = -(-columns // width)
+    whole = torch.nn.functional.pad(matrix, (0, panels * width - columns))
+    return unflatten(whole, 1, (panels, width)).transpose(0, 1).contiguous().numpy()
+
+
+def frames(rows: Tensor, batch: int, size: int) -> Float[Tensor, "*leading B n k"]:
+    """Return rows [..., B·k, n padded] as frames."""
+    return unflatten(rows, -2, (batch, -1))[..., :size].mT
+
+
+def _numpy_dtype(tensor: Tensor) -> np.dtype[Any]:
+    return np.dtype(np.float32 if tensor.dtype == torch.float32 else np.float64)

@@ -1,0 +1,200 @@
+"""What the loops know of a tangent map, gated or dense: V ↦ J_t V and G ↦ J_tᵀ G on rows.
+
+Row b·k + j is vector j of trajectory b. The functions work on the rows of some trajectories, so
+that threads can share a batch.
+"""
+
+from typing import Any, NamedTuple
+
+from numba.core import types
+from numba.extending import overload
+
+from flossing.scan.compiled.kernels import FULL
+from flossing.scan.compiled.machine import part
+from flossing.scan.compiled.products import multiply, multiply_packed, transpose
+
+
+class Gated(NamedTuple):
+    """J_t = A_t + C_t W, with s state blocks and m gates of N units each.
+
+    Attributes:
+        push_panels: Wᵀ, packed.
+        pull_panels: W, packed.
+        coefficients: C [T, B, s, m, N].
+        diagonal: A [T, B, s, s, N], or [T, B, 0, 0, N] for A = 0.
+        currents: W V_{t-1} of every step, [T, B·k, m·N], or work space for one step [1, B·k, m·N].
+        gates: work space [B·k, m·N].
+        through_weight: work space [B·k, N].
+    """
+
+    push_panels: Any
+    pull_panels: Any
+    coefficients: Any
+    diagonal: Any
+    currents: Any
+    gates: Any
+    through_weight: Any
+
+
+class Dense(NamedTuple):
+    """Explicit Jacobians.
+
+    Attributes:
+        jacobians: [T, B, n, n].
+        columns: work space [threads, n, k].
+        images: work space [threads, n, k].
+        rows: work space [threads, k, n].
+    """
+
+    jacobians: Any
+    columns: Any
+    images: Any
+    rows: Any
+
+
+class Share(NamedTuple):
+    """The trajectories from `first` to before `last`, in the hands of one of several threads."""
+
+    thread: int
+    first: int
+    last: int
+    vectors: int
+
+
+@part
+def share(thread: int, threads: int, trajectories: int, vectors: int) -> Any:
+    """Return one thread's share of a batch of so many vectors each."""
+    first = thread * trajectories // threads
+    last = (thread + 1) * trajectories // threads
+    return Share(thread, first, last, vectors)
+
+
+def push(tangent: Any, step: int, share: Any, vectors: Any, images: Any) -> None:
+    """Put J_t V of the share's rows of `vectors` into those of `images`."""
+    raise NotImplementedError("for compiled code only")
+
+
+def pull(tangent: Any, step: int, share: Any, covectors: Any) -> None:
+    """Replace the share's rows G of `covectors` by J_tᵀ G."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(push)
+def _push(tangent: Any, step: int, share: Any, vectors: Any, images: Any) -> Any:  # noqa: ARG001 # pyright: ignore[reportUnusedFunction]
+    return _push_gated if is_gated(tangent) else _push_dense
+
+
+@overload(pull)
+def _pull(tangent: Any, step: int, share: Any, covectors: Any) -> Any:  # noqa: ARG001 # pyright: ignore[reportUnusedFunction]
+    return _pull_gated if is_gated(tangent) else _pull_dense
+
+
+def is_gated(tangent: Any) -> bool:
+    """Whether Numba's type of a tangent map is that of a gated one."""
+    return isinstance(tangent, types.NamedTuple) and tangent.instance_class is Gated
+
+
+def _push_gated(tangent: Any, step: int, share: Any, vectors: Any, images: Any) -> None:
+    start, stop = share.first * share.vectors, share.last * share.vectors
+    currents = tangent.currents[step % len(tangent.currents)]
+    multiply_packed(
+        vectors[start:stop], stop - start, tangent.push_panels, currents[start:stop]
+    )
+    coefficients, diagonal = tangent.coefficients[step], tangent.diagonal[step]
+    _, blocks, gates, units = coefficients.shape
+    for trajectory in range(share.first, share.last):
+        for row in range(trajectory * share.vectors, (trajectory + 1) * share.vectors):
+            for block in range(blocks):
+                for unit in range(units):
+                    factor = coefficients[trajectory, block, 0, unit]
+                    images[row, block * units + unit] = factor * currents[row, unit]
+                for gate in range(1, gates):
+                    for unit in range(units):
+                        factor = coefficients[trajectory, block, gate, unit]
+                        current = currents[row, gate * units + unit]
+                        images[row, block * units + unit] += factor * current
+                for other in range(diagonal.shape[1]):
+                    for unit in range(units):
+                        factor = diagonal[trajectory, block, other, unit]
+                        vector = vectors[row, other * units + unit]
+                        images[row, block * units + unit] += factor * vector
+
+
+def _pull_gated(tangent: Any, step: int, share: Any, covectors: Any) -> None:
+    gates_of_covectors(tangent, step, share, covectors)
+    start, stop = share.first * share.vectors, share.last * share.vectors
+    multiply_packed(
+        tangent.gates[start:stop],
+        stop - start,
+        tangent.pull_panels,
+        tangent.through_weight[start:stop],
+    )
+    through_weight, diagonal = tangent.through_weight, tangent.diagonal[step]
+    _, others, _, units = diagonal.shape
+    for trajectory in range(share.first, share.last):
+        for row in range(trajectory * share.vectors, (trajectory + 1) * share.vectors):
+            _pull_diagonal(covectors[row], diagonal[trajectory], others, units)
+            for unit in range(units):
+                direct = covectors[row, unit] if others else 0
+                covectors[row, unit] = through_weight[row, unit] + direct
+
+
+@part
+def _pull_diagonal(covector: Any, diagonal: Any, blocks: int, units: int) -> None:
+    """Replace (g₁, …) by (Σ_i a_{i1} g_i, …); blocks are at most two."""
+    if blocks == 1:
+        for unit in range(units):
+            covector[unit] *= diagonal[0, 0, unit]
+    elif blocks == 2:
+        for unit in range(units):
+            first, second = covector[unit], covector[units + unit]
+            covector[unit] = diagonal[0, 0, unit] * first + diagonal[1, 0, unit] * second
+            covector[units + unit] = diagonal[0, 1, unit] * first + diagonal[1, 1, unit] * second
+
+
+@part
+def gates_of_covectors(tangent: Any, step: int, share: Any, covectors: Any) -> None:
+    """Put C_tᵀ G of the share's rows into `tangent.gates`."""
+    coefficients, result = tangent.coefficients[step], tangent.gates
+    _, blocks, gates, units = coefficients.shape
+    for trajectory in range(share.first, share.last):
+        for row in range(trajectory * share.vectors, (trajectory + 1) * share.vectors):
+            for gate in range(gates):
+                for unit in range(units):
+                    factor = coefficients[trajectory, 0, gate, unit]
+                    result[row, gate * units + unit] = factor * covectors[row, unit]
+                for block in range(1, blocks):
+                    for unit in range(units):
+                        factor = coefficients[trajectory, block, gate, unit]
+                        covector = covectors[row, block * units + unit]
+                        result[row, gate * units + unit] += factor * covector
+
+
+def _push_dense(tangent: Any, step: int, share: Any, vectors: Any, images: Any) -> None:
+    for trajectory in range(share.first, share.last):
+        rows = slice(trajectory * share.vectors, (trajectory + 1) * share.vectors)
+        jacobian = tangent.jacobians[step, trajectory]
+        _multiply_dense(tangent, share, jacobian, False, vectors[rows], images[rows])
+
+
+def _pull_dense(tangent: Any, step: int, share: Any, covectors: Any) -> None:
+    for trajectory in range(share.first, share.last):
+        rows = slice(trajectory * share.vectors, (trajectory + 1) * share.vectors)
+        jacobian = tangent.jacobians[step, trajectory]
+        _multiply_dense(tangent, share, jacobian, True, covectors[rows], covectors[rows])
+
+
+@part
+def _multiply_dense(
+    tangent: Any, share: Any, jacobian: Any, transposed: bool, vectors: Any, images: Any
+) -> None:
+    """Multiply from the left, so that the Jacobian is read as it lies."""
+    count, size = share.vectors, len(jacobian)
+    columns, products = tangent.columns[share.thread], tangent.images[share.thread]
+    transpose(vectors, count, size, columns)
+    multiply(jacobian, transposed, FULL, size, size, columns, products, 0, count, 1.0, False)
+    rows = tangent.rows[share.thread]
+    transpose(products, size, count, rows)
+    for row in range(count):
+        for column in range(size):
+            images[row, column] = rows[row, column]

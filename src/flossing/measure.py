@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flossing.errors import NonFiniteError
 from flossing.growth import Backend, Growth, reference_growth
+from flossing.growth_compiled import compiled_growth
 from flossing.jacobians import JacobianStack
 from flossing.recurrence import DrivenMap, StateGradient, trajectory
 from flossing.scan.boundaries import Pace
@@ -106,7 +107,14 @@ def _run_segment(
     stop: int,
     pace: Pace,
 ) -> _Segment:
-    states = trajectory(problem, state, start, stop, plan.state_gradient)
+    states = trajectory(
+        problem,
+        state,
+        start,
+        stop,
+        plan.state_gradient,
+        by_adjoint=plan.backend is compiled_growth,
+    )
     _check_finite(states, start)
     if stop <= plan.state_transient:
         return _Segment(states[-1], [], None)

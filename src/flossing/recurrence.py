@@ -20,7 +20,7 @@ from flossing.errors import (
     InvalidStateError,
     UnsupportedSystemError,
 )
-from flossing.stock import StockCell, StockLayer, is_stock, stock_recurrence
+from flossing.stock import StockCell, StockLayer, StockRecurrence, is_stock, stock_recurrence
 from flossing.tangent import TangentMap
 from flossing.tree import flatten
 
@@ -161,6 +161,8 @@ def trajectory(
     start: int,
     stop: int,
     state_gradient: StateGradient,
+    *,
+    by_adjoint: bool,
 ) -> Float[Tensor, "T_plus_1 B S"]:
     """Return the states before step `start` and after every step up to `stop`.
 
@@ -172,12 +174,19 @@ def trajectory(
         state_gradient: "full" keeps the graph through the states, "detach" none of it, and an
             integer w cuts it before every w-th step of the whole run, so that each state keeps
             between 1 and w steps of its history.
+        by_adjoint: take the gradient of stock layers on the CPU by the compiled recursion.
     """
-    if state_gradient == "full":
-        return _advance(problem, state, start, stop)
-    if state_gradient == "detach":
+    if state_gradient == "detach" or not torch.is_grad_enabled():
         with torch.no_grad():
             return _advance(problem, state, start, stop)
+    recurrence, inputs = problem.recurrence, problem.inputs_from(start, stop)
+    on_cpu = state.device.type == "cpu"
+    if by_adjoint and on_cpu and isinstance(recurrence, StockRecurrence) and not recurrence.projected:
+        window = 0 if state_gradient == "full" else state_gradient
+        states = recurrence.advance_by_adjoint(inputs, state, start, window)
+        return torch.cat([state.unsqueeze(0), states])
+    if state_gradient == "full":
+        return _advance(problem, state, start, stop)
     pieces = [state.unsqueeze(0)]
     while start < stop:
         cut = min(stop, (start // state_gradient + 1) * state_gradient)

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from flossing.errors import InvalidOptionError, InvalidStateError, UnsupportedSystemError
 from flossing.gates import GRU, LSTM, RELU, TANH, Coefficients, Kind, LayerWeights
+from flossing.states import layer_states
 from flossing.tangent import CellTangent, GatedTangent, Gates, StackedTangent, TangentMap
 from flossing.tree import describe
 from flossing.typed import split, unflatten
@@ -47,6 +48,11 @@ class StockRecurrence:
         return len(self.layers) * self._layer_size
 
     @property
+    def projected(self) -> bool:
+        """Whether a projection stands between the gates and the hidden state."""
+        return self.layers[0].weight_hr is not None
+
+    @property
     def tangent_slice(self) -> slice:
         """The part of the flat state that the tangent map is about."""
         if self.selected is None:
@@ -55,7 +61,7 @@ class StockRecurrence:
 
     def elements_per_step(self, exponents: int) -> int:  # noqa: ARG002 - the same for any number
         """Return how many numbers a step of one trajectory needs while scanned, roughly."""
-        if self.layers[0].weight_hr is not None:
+        if self.projected:
             return self.state_size**2
         return self.state_size * self.kind.state_blocks * (self.kind.gates + 3)
 
@@ -109,6 +115,25 @@ class StockRecurrence:
             inputs = pieces[-1][..., : weights.weight_hh.shape[1]]
         return torch.cat(pieces, dim=-1)
 
+    def advance_by_adjoint(
+        self, inputs: Float[Tensor, "T B D"], state: Float[Tensor, "B n"], start: int, window: int
+    ) -> Float[Tensor, "T B n"]:
+        """Return the flat states after each step, with the adjoint recursion as gradient.
+
+        Args:
+            inputs: inputs of every step.
+            state: state before the first one.
+            start: the number of the first step.
+            window: cut the graph through the states before every `window`-th step; 0 for never.
+        """
+        pieces: list[Tensor] = []
+        for weights, piece in zip(self.layers, self._pieces(state), strict=True):
+            pieces.append(
+                layer_states(self.kind, weights, inputs, piece.contiguous(), start, window)
+            )
+            inputs = pieces[-1][..., : weights.weight_hh.shape[1]]
+        return torch.cat(pieces, dim=-1)
+
     def step(self, inputs: Any, state: Float[Tensor, "R n"]) -> Float[Tensor, "R n"]:
         """Return the flat states after one step on independent rows, by PyTorch's own kernels."""
         return self.advance(inputs.unsqueeze(0), state, 1).squeeze(0)
@@ -117,7 +142,7 @@ class StockRecurrence:
         self, inputs: Float[Tensor, "T B D"], states: Float[Tensor, "T B n"], exponents: int
     ) -> TangentMap:
         """Return the tangent map along the inputs of every step and the states before it."""
-        if self.layers[0].weight_hr is not None:
+        if self.projected:
             return self._projected_tangent(inputs, states, exponents)
         layers = range(len(self.layers)) if self.selected is None else [self.selected]
         layer_inputs = self._layer_inputs(inputs, states)

@@ -5,10 +5,14 @@ from typing import Any, NamedTuple
 from numba import prange
 from numba.extending import overload
 
-from flossing.scan.compiled.kernels import FULL, LOWER, UPPER
-from flossing.scan.compiled.machine import part, serial_and_parallel
+from flossing.scan.compiled.factor import solve_upper
+from flossing.scan.compiled.kernels import FULL, LOWER
+from flossing.scan.compiled.machine import part, serial_and_parallel, unchecked
 from flossing.scan.compiled.products import multiply, transpose
 from flossing.scan.compiled.tangents import is_gated, pull, share
+
+
+_CHUNK = 16
 
 
 class GatedGradient(NamedTuple):
@@ -97,20 +101,18 @@ def _through_factor(
     frame, target = frames.rows[frames.ends[boundary], rows], covectors[rows]
     length = target.shape[1]
     transpose(frame, count, size, columns)
-    block = 16
-    for start in range(0, count, block):
-        stop = min(count, start + block)
+    for start in range(0, count, _CHUNK):
+        stop = min(count, start + _CHUNK)
         multiply(
-            target[start:stop], False, FULL, stop - start, size, columns,
+            target[start:stop], False, FULL, stop - start, size, columns, 0,
             correction[start:stop], 0, stop, 1.0, False,
         )  # fmt: skip
     for row in range(count):
         correction[row, row] -= weights[boundary, trajectory, row]
         for column in range(row + 1, count):
             correction[row, column] = 0
-    multiply(correction, False, LOWER, count, count, frame, target, 0, length, -1.0, True)
-    inverse = frames.inverses[boundary, trajectory]
-    multiply(inverse, True, UPPER, count, count, target, target, 0, length, 1.0, False)
+    multiply(correction, False, LOWER, count, count, frame, 0, target, 0, length, -1.0, True)
+    solve_upper(frames.triangles[boundary, trajectory], target)
     for row in range(count):
         if frames.diagonals[boundary, trajectory, row] == 0:
             for column in range(size):
@@ -118,7 +120,7 @@ def _through_factor(
 
 
 def step_back(
-    tangent: Any, gradient: Any, step: int, share: Any, vectors: Any, covectors: Any
+    tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
 ) -> None:
     """Replace G, the adjoint of J_t V_{t-1}, by J_tᵀ G, and add what it contributes to gradients.
 
@@ -131,16 +133,16 @@ def step_back(
 def _step_back(  # pyright: ignore[reportUnusedFunction]
     tangent: Any,
     gradient: Any,  # noqa: ARG001
-    step: int,  # noqa: ARG001
+    step: Any,  # noqa: ARG001
     share: Any,  # noqa: ARG001
     vectors: Any,  # noqa: ARG001
     covectors: Any,  # noqa: ARG001
 ) -> Any:
-    return _step_back_gated if is_gated(tangent) else _step_back_dense
+    return unchecked(_step_back_gated if is_gated(tangent) else _step_back_dense)
 
 
 def _step_back_dense(
-    tangent: Any, gradient: Any, step: int, share: Any, vectors: Any, covectors: Any
+    tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
 ) -> None:
     for row in range(share.first * share.vectors, share.last * share.vectors):
         for column in range(covectors.shape[1]):
@@ -149,7 +151,7 @@ def _step_back_dense(
 
 
 def _step_back_gated(
-    tangent: Any, gradient: Any, step: int, share: Any, vectors: Any, covectors: Any
+    tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
 ) -> None:
     if gradient.wanted:
         _add_coefficients(tangent, gradient, step, share, vectors, covectors)
@@ -159,7 +161,7 @@ def _step_back_gated(
 
 @part
 def _add_coefficients(
-    tangent: Any, gradient: Any, step: int, share: Any, vectors: Any, covectors: Any
+    tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
 ) -> None:
     """∂L/∂c = Σ_k g · (W V), ∂L/∂a = Σ_k g · V, entry by entry."""
     of_coefficients, of_diagonal = gradient.coefficients[step], gradient.diagonal[step]
@@ -196,6 +198,6 @@ def _add_weight(tangent: Any, gradient: Any, share: Any, vectors: Any, last: boo
             inputs[filled + row, column] = vectors[start + row, column]
     filled += rows
     if last or filled + rows > len(gates):
-        multiply(gates, True, FULL, outputs, filled, inputs, weight, 0, units, 1.0, True)
+        multiply(gates, True, FULL, outputs, filled, inputs, 0, weight, 0, units, 1.0, True)
         filled = 0
     gradient.filled[thread] = filled

@@ -1,4 +1,4 @@
-"""Cholesky factors of Gram matrices, with their inverses, by blocks of rows."""
+"""Cholesky factors of Gram matrices, by blocks of rows."""
 
 from typing import Any, NamedTuple
 
@@ -8,10 +8,13 @@ from numba.core import types
 
 from flossing.scan.compiled.kernels import FULL, LOWER
 from flossing.scan.compiled.machine import TILE, linked, part
-from flossing.scan.compiled.products import clear, multiply, transpose
+from flossing.scan.compiled.products import multiply, transpose
 from flossing.scan.compiled.tile import pointer_to
 
-_BLOCK = 8
+BLOCK = 8
+"""Rows of a block on the diagonal of a triangle."""
+_CHUNK = 24
+"""Rows that are updated at a time."""
 _MARGIN = TILE.vector_bytes
 """Rows that a transposed block may write beyond those that there are, at most."""
 
@@ -19,58 +22,37 @@ _MARGIN = TILE.vector_bytes
 class CholeskySpace(NamedTuple):
     """Work space: rows of k numbers and at least a vector register more.
 
-    `pivots` and `lengths` are results: the diagonal of L, and the lengths of the rows of X.
+    `pivots` and `lengths` are results: the diagonal of R, and the lengths of the rows of X; so is
+    `block_inverses`, whose first columns are the inverses of the blocks on the diagonal of R.
     """
 
     pivots: Any
     lengths: Any
-    gram: Any
+    block_inverses: Any
     columns: Any
-    mirrored: Any
-    left: Any
-    left_mirrored: Any
-    right: Any
-    block: Any
-    block_inverse: Any
 
 
 def space_rows(count: int, size: int) -> int:
     """Return how many rows the work space for k vectors of n numbers has."""
-    return 2 + 4 * _BLOCK + 3 * _MARGIN + size + 3 * count
+    return 2 + count + size + _MARGIN
 
 
 @part
-def divide(rows: Any, count: int, size: int) -> Any:
+def divide(rows: Any, count: int) -> Any:
     """Divide work space of `space_rows` rows."""
-    left = 2 + count
-    right, block, block_inverse = left + _BLOCK, left + 2 * _BLOCK, left + 3 * _BLOCK
-    columns = left + 4 * _BLOCK
-    mirrored = columns + size + _MARGIN
-    left_mirrored = mirrored + count + _MARGIN
-    return CholeskySpace(
-        rows[0],
-        rows[1],
-        rows[2:left],
-        rows[columns:mirrored],
-        rows[mirrored:left_mirrored],
-        rows[left:right],
-        rows[left_mirrored:],
-        rows[right:block],
-        rows[block:block_inverse],
-        rows[block_inverse:columns],
-    )
+    return CholeskySpace(rows[0], rows[1], rows[2 : 2 + count], rows[2 + count :])
 
 
 @part
-def cholesky(rows: Any, size: int, inverse: Any, space: Any, nearly_orthonormal: bool) -> float:
-    """Compute L^{-1} and the diagonal of L, where X Xᵀ = L Lᵀ.
+def cholesky(rows: Any, size: int, triangle: Any, space: Any, nearly_orthonormal: bool) -> float:
+    """Compute the upper triangle R with X Xᵀ = Rᵀ R.
 
     Args:
         rows: X [k, n].
         size: n.
-        inverse: afterwards L^{-1} [k, k], zeros above its diagonal.
-        space: work space; the first two rows are the diagonal of L and the lengths of the rows.
-        nearly_orthonormal: try to first order in X Xᵀ − 1.
+        triangle: afterwards R [k, k], zeros below its diagonal included.
+        space: work space; see `CholeskySpace` for the results in it.
+        nearly_orthonormal: compute to first order in X Xᵀ − 1, if that does.
 
     Returns:
         The largest ratio of a row's squared length to that of its part at right angles to the rows
@@ -82,133 +64,123 @@ def cholesky(rows: Any, size: int, inverse: Any, space: Any, nearly_orthonormal:
         count,
         size,
         length,
-        inverse.ctypes.data,
-        inverse.shape[1],
+        triangle.ctypes.data,
+        triangle.shape[1],
         space.ctypes.data,
         nearly_orthonormal,
         rows.dtype.type(0),
     )
 
 
-_FIXED_ROWS = space_rows(0, 0)
-
-
 @part
-def _gram_matrix(rows: Any, count: int, size: int, space: Any) -> None:
-    """Compute the lower triangle of X Xᵀ, and some more."""
-    transpose(rows, count, size, space.columns)
-    for start in range(0, count, 2 * _BLOCK):
-        stop = min(count, start + 2 * _BLOCK)
+def _gram_matrix(rows: Any, count: int, size: int, columns: Any, gram: Any) -> None:
+    """Compute the upper triangle of X Xᵀ, and some more."""
+    transpose(rows, count, size, columns)
+    for start in range(0, count, _CHUNK):
+        stop = min(count, start + _CHUNK)
         multiply(
-            rows[start:stop], False, FULL, stop - start, size, space.columns,
-            space.gram[start:stop], 0, stop, 1.0, False,
+            rows[start:stop], False, FULL, stop - start, size, columns, start,
+            gram[start:stop], start, count - start, 1.0, False,
         )  # fmt: skip
 
 
 @part
-def _squares_are_normal(space: Any, count: int) -> bool:
+def _squares_are_normal(gram: Any, count: int, lengths: Any) -> bool:
     """Note the lengths; return whether their squares neither overflow nor underflow."""
-    info = np.finfo(space.gram.dtype)
+    info = np.finfo(gram.dtype)
     for index in range(count):
-        square = space.gram[index, index]
+        square = gram[index, index]
         if not info.tiny < square * info.eps < np.inf:
             return False
-        space.lengths[index] = np.sqrt(square)
+        lengths[index] = np.sqrt(square)
     return True
 
 
 @part
-def _first_order(space: Any, count: int, inverse: Any) -> bool:
-    """Invert the factor of 1 + F to first order in F; return whether that does."""
-    gram = space.gram
+def _first_order(gram: Any, count: int, space: Any) -> bool:
+    """Replace 1 + F by its factor to first order in F; return whether that does."""
     defect = gram.dtype.type(0)
     for row in range(count):
-        for column in range(row):
-            defect = max(defect, abs(gram[row, column]))
         defect = max(defect, abs(gram[row, row] - 1))
+        for column in range(row + 1, count):
+            defect = max(defect, abs(gram[row, column]))
     if not defect * defect * count <= np.finfo(gram.dtype).eps:
         return False
     for row in range(count):
-        for column in range(row):
-            inverse[row, column] = -gram[row, column]
-        for column in range(row, count):
-            inverse[row, column] = 0
-        space.pivots[row] = (1 + gram[row, row]) / 2
-        inverse[row, row] = 2 - space.pivots[row]
+        gram[row, row] = (1 + gram[row, row]) / 2
+        space.pivots[row] = gram[row, row]
+    for start in range(0, count, BLOCK):
+        height = min(BLOCK, count - start)
+        block = gram[start : start + height]
+        invert_block(block, start, height, space.block_inverses[start : start + height], 0)
     return True
 
 
 @part
-def _invert(space: Any, count: int, inverse: Any) -> float:
-    """Invert block of rows by block of rows.
+def _factor(triangle: Any, count: int, space: Any) -> float:
+    """Replace the upper triangle of a Gram matrix by its factor, block of rows by block of rows.
 
-    With L₁₁ the part that is known and G₂₁, G₂₂ the next rows of the Gram matrix,
-    L₂₁ = G₂₁ L₁₁^{-T}; L₂₂ L₂₂ᵀ = G₂₂ − L₂₁ L₂₁ᵀ; and L^{-1} goes on with the rows
-    −L₂₂^{-1} L₂₁ L₁₁^{-1}, L₂₂^{-1}.
+    R₁₁ᵀ R₁₁ = G₁₁; R₁₂ = R₁₁^{-T} G₁₂; and G₂₂ − R₁₂ᵀ R₁₂ is what is left to be factored.
     """
-    block, left, right = space.block, space.left, space.right
-    clear(inverse)
     worst = 1.0
-    for start in range(0, count, _BLOCK):
-        height = min(_BLOCK, count - start)
-        rows = space.gram[start : start + height]
-        target = inverse[start : start + height]
-        for row in range(height):
-            for column in range(height):
-                block[row, column] = rows[row, start + column]
-        multiply(rows, False, FULL, height, start, space.mirrored, left, 0, start, 1.0, False)
-        transpose(left, height, start, space.left_mirrored)
-        multiply(
-            left, False, FULL, height, start, space.left_mirrored, block, 0, height, -1.0, True
-        )
-        worst = max(worst, _factor_block(space, start, height))
+    for start in range(0, count, BLOCK):
+        stop = min(count, start + BLOCK)
+        height, rest = stop - start, count - stop
+        rows, inverse = triangle[start:stop], space.block_inverses[start:stop]
+        worst = max(worst, _factor_block(rows, start, height, space))
         if not worst < np.inf:
             return np.inf
-        _invert_block(block, height, space.block_inverse)
-        multiply(left, False, FULL, height, start, inverse, right, 0, start, 1.0, False)
+        invert_block(rows, start, height, inverse, 0)
         multiply(
-            space.block_inverse, False, LOWER, height, height, right, target, 0, start, -1.0, False
+            inverse, True, LOWER, height, height, rows, stop, rows, stop, rest, 1.0, False
         )
-        for row in range(height):
-            for column in range(height):
-                target[row, start + column] = space.block_inverse[row, column]
-        transpose(target, height, start + height, space.mirrored[:, start:])
+        for first in range(stop, count, _CHUNK):
+            last = min(count, first + _CHUNK)
+            multiply(
+                rows[:, first:], True, FULL, last - first, height, rows, first,
+                triangle[first:last], first, count - first, -1.0, True,
+            )  # fmt: skip
     return worst
 
 
 @part
-def _factor_block(space: Any, start: int, height: int) -> float:
-    """Replace a block by its Cholesky factor; return the worst G_jj / L_jj²."""
-    block = space.block
+def _factor_block(rows: Any, start: int, height: int, space: Any) -> float:
+    """Factor the block on the diagonal; return the worst of its ratios."""
     worst = 1.0
-    for column in range(height):
-        square = block[column, column]
+    for row in range(height):
+        square = rows[row, start + row]
         if not square > 0:
             return np.inf
-        worst = max(worst, space.gram[start + column, start + column] / square)
-        pivot = np.sqrt(square)
-        space.pivots[start + column] = pivot
+        pivot, length = np.sqrt(square), space.lengths[start + row]
+        worst = max(worst, length * length / square)
+        space.pivots[start + row] = pivot
         scale = 1 / pivot
-        block[column, column] = pivot
-        for row in range(column + 1, height):
-            block[row, column] *= scale
-        for row in range(column + 1, height):
-            for other in range(column + 1, row + 1):
-                block[row, other] -= block[row, column] * block[other, column]
+        rows[row, start + row] = pivot
+        for column in range(row + 1, height):
+            rows[row, start + column] *= scale
+        for other in range(row + 1, height):
+            factor = rows[row, start + other]
+            for column in range(other, height):
+                rows[other, start + column] -= factor * rows[row, start + column]
     return worst
 
 
 @part
-def _invert_block(block: Any, height: int, inverse: Any) -> None:
-    for row in range(height):
-        scale = 1 / block[row, row]
-        for column in range(height):
-            inverse[row, column] = 0
-        for other in range(row):
-            factor = block[row, other] * scale
-            for column in range(other + 1):
-                inverse[row, column] -= factor * inverse[other, column]
-        inverse[row, row] = scale
+def invert_block(rows: Any, start: int, height: int, inverse: Any, at: int) -> None:
+    """Put the inverse of a block on the diagonal into some columns of `inverse`; they may be its own.
+
+    The block is an upper triangle; what is below is set to zero.
+    """
+    for row in range(height - 1, -1, -1):
+        scale = 1 / rows[row, start + row]
+        for column in range(height - 1, row, -1):
+            total = rows.dtype.type(0)
+            for index in range(row + 1, column + 1):
+                total += rows[row, start + index] * inverse[index, at + column]
+            inverse[row, at + column] = -total * scale
+        inverse[row, at + row] = scale
+        for column in range(row):
+            inverse[row, at + column] = 0
 
 
 def _signature(number: Any) -> Any:
@@ -221,19 +193,27 @@ def _cholesky_at(
     count: int,
     size: int,
     length: int,
-    inverse: int,
+    triangle: int,
     width: int,
     space: int,
     nearly_orthonormal: int,
     number: Any,
 ) -> float:
     matrix = numba.carray(pointer_to(rows, number), (count, length))
-    result = numba.carray(pointer_to(inverse, number), (count, width))
-    whole = numba.carray(pointer_to(space, number), (_FIXED_ROWS + size + 3 * count, width))
-    parts = divide(whole, count, size)
-    _gram_matrix(matrix, count, size, parts)
-    if nearly_orthonormal and _first_order(parts, count, result):
-        return 1.0
-    if not _squares_are_normal(parts, count):
-        return np.inf
-    return _invert(parts, count, result)
+    result = numba.carray(pointer_to(triangle, number), (count, width))
+    whole = numba.carray(pointer_to(space, number), (_FIXED_ROWS + size + count, width))
+    parts = divide(whole, count)
+    _gram_matrix(matrix, count, size, parts.columns, result)
+    if nearly_orthonormal and _first_order(result, count, parts):
+        ratio = 1.0
+    elif _squares_are_normal(result, count, parts.lengths):
+        ratio = _factor(result, count, parts)
+    else:
+        ratio = np.inf
+    for row in range(count):
+        for column in range(row):
+            result[row, column] = 0
+    return ratio
+
+
+_FIXED_ROWS = space_rows(0, 0)

@@ -15,6 +15,7 @@ from flossing.scan.compiled.backward import (
     scan_backward,
     scan_backward_parallel,
 )
+from flossing.scan.compiled.cholesky import BLOCK
 from flossing.scan.compiled.factor import row_length, square_space
 from flossing.scan.compiled.forward import Frames, Progress, scan_forward, scan_forward_parallel
 from flossing.scan.compiled.machine import TILE, in_threads, link, padded
@@ -22,7 +23,7 @@ from flossing.scan.compiled.states import adjoint_of_states
 from flossing.scan.compiled.tangents import Dense, Gated
 from flossing.scan.factor import with_positive_diagonals
 from flossing.scan.pytorch import Product, next_boundary
-from flossing.typed import solve_triangular, unflatten
+from flossing.typed import unflatten
 
 _PARALLEL_WORK = 1 << 19
 """Multiplications in a step that are worth a second thread."""
@@ -48,7 +49,7 @@ class CompiledForward(NamedTuple):
     stop_frames: list[Tensor]
     pace: Pace
     rows: Tensor
-    inverses: Tensor
+    triangles: Tensor
     diagonals: Tensor
     currents: Tensor
 
@@ -86,12 +87,12 @@ def forward(
     rows = frame.new_empty(steps + 1, batch * count, padded(size, dtype))
     rows[..., size:] = 0
     rows[0, :, :size] = frame.mT.reshape(batch * count, size)
-    inverses = frame.new_empty(kept, batch, count, width)
+    triangles = frame.new_empty(kept, batch, count, width)
     diagonals = frame.new_empty(steps, batch, count)
     currents = _currents(tangent, batch * count, kept)
     threads = _threads(tangent, batch, count)
     filled = Frames(
-        rows.numpy(), inverses.numpy(), diagonals.numpy(), np.zeros(steps, dtype=np.int64)
+        rows.numpy(), triangles.numpy(), diagonals.numpy(), np.zeros(steps, dtype=np.int64)
     )
     arguments = (
         _compiled_tangent(tangent, currents, batch, count, threads),
@@ -108,7 +109,7 @@ def forward(
         progress = Progress(*in_threads(threads, scan, *arguments, progress, *work_space))
         pace = pace._replace(interval=progress.interval, shortened=progress.shortened)
         if progress.planned:
-            pace, progress = _by_householder(push, rows, inverses, diagonals, filled.ends, size, pace, progress)
+            pace, progress = _by_householder(push, rows, triangles, diagonals, filled.ends, size, pace, progress)
     ends = filled.ends[: progress.boundary].tolist()
     return CompiledForward(
         log_growth=diagonals[: progress.boundary].log(),
@@ -116,7 +117,7 @@ def forward(
         stop_frames=[frames(rows[stop], batch, size).mT.clone().mT for stop in stops],
         pace=pace,
         rows=rows,
-        inverses=inverses[: progress.boundary],
+        triangles=triangles[: progress.boundary],
         diagonals=diagonals[: progress.boundary],
         currents=currents,
     )
@@ -125,7 +126,7 @@ def forward(
 def _by_householder(
     push: Product,
     rows: Tensor,
-    inverses: Tensor,
+    triangles: Tensor,
     diagonals: Tensor,
     ends: Any,
     size: int,
@@ -142,9 +143,11 @@ def _by_householder(
     )
     for offset, between in enumerate([*trail[:-1], frame], start=start + 1):
         frames(rows[offset], batch, size).copy_(between)
-    identity = torch.eye(count, dtype=frame.dtype).expand_as(triangular)
-    inverse = solve_triangular(triangular.mT, identity, upper=False)
-    inverses[boundary % len(inverses), ..., :count] = inverse
+    triangle = triangles[boundary % len(triangles), ..., :count]
+    triangle.copy_(triangular)
+    for first in range(0, count, BLOCK):
+        block = slice(first, first + BLOCK)
+        triangle[:, block, block] = torch.linalg.inv(triangular[:, block, block])
     diagonals[boundary] = factored.diagonal.abs()
     end = start + len(trail)
     ends[boundary] = end
@@ -235,7 +238,7 @@ def _backward(
     covectors[:, :size] = cotangent.mT.reshape(batch * count, size)
     weights = torch.where(done.diagonals == 0, 0.0, weights).contiguous()
     kept = Frames(
-        done.rows.numpy(), done.inverses.numpy(), done.diagonals.numpy(), np.array(done.ends)
+        done.rows.numpy(), done.triangles.numpy(), done.diagonals.numpy(), np.array(done.ends)
     )
     in_threads(
         threads,
@@ -253,13 +256,15 @@ def _backward(
 
 
 def states_adjoint(
-    tangent: GatedTensors, covectors: Float[Tensor, "T B n"]
+    tangent: GatedTensors, covectors: Float[Tensor, "T B n"], start: int, window: int
 ) -> tuple[Float[Tensor, "T B n"], Float[Tensor, "B n"]]:
     """Return ∂L/∂h_t in full, for all states and for the one before the first step.
 
     Args:
         tangent: the tangent map of every step.
         covectors: ∂L/∂h_t of the states after every step, as far as L depends on them directly.
+        start: the number of the first step.
+        window: cut the graph through the states before every `window`-th step; 0 for never.
     """
     _, batch, size = covectors.shape
     dtype = _numpy_dtype(covectors)
@@ -268,7 +273,7 @@ def states_adjoint(
     carried = np.zeros((batch, padded(size, dtype)), dtype)
     currents = _currents(tangent, batch, 1)
     compiled_tangent = _compiled_tangent(tangent, currents, batch, 1, 1)
-    adjoint_of_states(compiled_tangent, result.numpy(), carried)
+    adjoint_of_states(compiled_tangent, result.numpy(), carried, start, window)
     return result, torch.from_numpy(carried[:, :size])  # pyright: ignore[reportUnknownMemberType]
 
 

@@ -6,14 +6,17 @@ length to its distance from the span of those before it. A second pass, on a fra
 orthonormal, repairs that (Yamamoto et al., "Roundoff error analysis of the CholeskyQR2 algorithm",
 2015). A frame for which even the first pass would be meaningless is left to Householder
 reflections.
+
+Triangles are solved by substitution, block by block: their inverses could be far larger than the
+frame is ill conditioned.
 """
 
 from typing import Any
 
 import numpy as np
 
-from flossing.scan.compiled.cholesky import cholesky, space_rows
-from flossing.scan.compiled.kernels import LOWER
+from flossing.scan.compiled.cholesky import BLOCK, cholesky, divide, invert_block, space_rows
+from flossing.scan.compiled.kernels import FULL, LOWER, UPPER
 from flossing.scan.compiled.machine import TILE, padded, part
 from flossing.scan.compiled.products import multiply
 
@@ -23,9 +26,7 @@ _TRUSTED = 0.03
 """The largest eps·ρ² at which a Cholesky factor is used at all."""
 
 
-def square_space(
-    count: int, size: int, dtype: np.dtype[Any], threads: int
-) -> tuple[Any, Any]:
+def square_space(count: int, size: int, dtype: np.dtype[Any], threads: int) -> tuple[Any, Any]:
     """Return work space for k vectors of n numbers: two matrices for every thread."""
     width = row_length(count, dtype)
     return (
@@ -41,14 +42,14 @@ def row_length(count: int, dtype: np.dtype[Any]) -> int:
 
 @part
 def factor(
-    rows: Any, size: int, inverse: Any, diagonal: Any, spaces: Any, limits: Any, forced: bool
+    rows: Any, size: int, triangle: Any, diagonal: Any, spaces: Any, limits: Any, forced: bool
 ) -> float:
     """Orthonormalise the tangent vectors of one trajectory in place.
 
     Args:
         rows: the tangent vectors Vᵀ [k, n]; afterwards the frame Qᵀ.
         size: n.
-        inverse: afterwards R^{-T} [k, k].
+        triangle: afterwards R [k, k], the blocks on its diagonal inverted.
         diagonal: afterwards the diagonal of R [k], positive.
         spaces: one thread's work space.
         limits: how far the frame may have stretched.
@@ -61,30 +62,64 @@ def factor(
     """
     count = len(rows)
     space, correction = spaces
-    ratio = cholesky(rows, size, inverse, space, False)
+    parts = divide(space, count)
+    ratio = cholesky(rows, size, triangle, space, False)
     if not ratio * np.finfo(rows.dtype).eps <= _TRUSTED:
         return np.nan
-    pivots, lengths = space[0], space[1]
-    longest, shortest = lengths[0], pivots[0]
+    longest, shortest = parts.lengths[0], parts.pivots[0]
     for index in range(count):
-        diagonal[index] = pivots[index]
-        longest, shortest = max(longest, lengths[index]), min(shortest, pivots[index])
+        diagonal[index] = parts.pivots[index]
+        longest = max(longest, parts.lengths[index])
+        shortest = min(shortest, parts.pivots[index])
     high, low = np.log(longest), np.log(shortest)
     used = max((high - low) / limits.spread, max(abs(high), abs(low)) / limits.magnitude)
     if not (used <= 1.0 or forced):
         return used
-    _apply(inverse, rows)
+    _divide_by(triangle, parts.block_inverses, rows)
     while ratio > _ORTHONORMAL:
         ratio = cholesky(rows, size, correction, space, True)
         for index in range(count):
-            diagonal[index] *= pivots[index]
-        _apply(correction, rows)
-        _apply(correction, inverse)
+            diagonal[index] *= parts.pivots[index]
+        multiply(
+            correction, False, UPPER, count, count, triangle, 0, triangle, 0, count, 1.0, False
+        )
+        _divide_by(correction, parts.block_inverses, rows)
+    for start in range(0, count, BLOCK):
+        height = min(BLOCK, count - start)
+        block = triangle[start : start + height]
+        invert_block(block, start, height, block, start)
     return used
 
 
 @part
-def _apply(lower: Any, matrix: Any) -> None:
-    """Multiply a matrix by a lower triangle from the left, in place."""
-    count = len(matrix)
-    multiply(lower, False, LOWER, count, count, matrix, matrix, 0, matrix.shape[1], 1.0, False)
+def solve_upper(triangle: Any, rows: Any) -> None:
+    """Replace G [k, n] by R^{-1} G, for a triangle whose blocks on the diagonal are inverted."""
+    count, columns = rows.shape
+    for number in range((count - 1) // BLOCK, -1, -1):
+        start, stop = number * BLOCK, min(count, (number + 1) * BLOCK)
+        height, block, target = stop - start, triangle[start:stop], rows[start:stop]
+        multiply(
+            block[:, stop:], False, FULL, height, count - stop, rows[stop:], 0,
+            target, 0, columns, -1.0, True,
+        )  # fmt: skip
+        multiply(
+            block[:, start:], False, UPPER, height, height, target, 0,
+            target, 0, columns, 1.0, False,
+        )  # fmt: skip
+
+
+@part
+def _divide_by(triangle: Any, block_inverses: Any, rows: Any) -> None:
+    """Replace X [k, n] by R^{-T} X."""
+    count, columns = rows.shape
+    for start in range(0, count, BLOCK):
+        height = min(BLOCK, count - start)
+        target = rows[start : start + height]
+        multiply(
+            triangle[:, start:], True, FULL, height, start, rows, 0,
+            target, 0, columns, -1.0, True,
+        )  # fmt: skip
+        multiply(
+            block_inverses[start : start + height], True, LOWER, height, height, target, 0,
+            target, 0, columns, 1.0, False,
+        )  # fmt: skip

@@ -16,13 +16,14 @@ class Frames(NamedTuple):
 
     Attributes:
         rows: the frame before every step and after the last one [T+1, B·k, n].
-        inverses: R^{-T} at every boundary [M, B, k, k], or at the last one only [1, B, k, k].
+        triangles: R at every boundary [M, B, k, k], with the blocks on its diagonal inverted, or at
+            the last one only [1, B, k, k].
         diagonals: the diagonal of R [M, B, k].
         ends: the step at which each boundary lies [M].
     """
 
     rows: Any
-    inverses: Any
+    triangles: Any
     diagonals: Any
     ends: Any
 
@@ -137,7 +138,7 @@ def _factor(
         used = factor(
             frames.rows[end, trajectory * vectors : (trajectory + 1) * vectors],
             size,
-            frames.inverses[boundary % len(frames.inverses), trajectory],
+            frames.triangles[boundary % len(frames.triangles), trajectory],
             frames.diagonals[boundary, trajectory],
             space,
             limits,

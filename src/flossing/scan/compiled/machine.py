@@ -59,9 +59,10 @@ def compiled(function: Callable[..., Any], *, parallel: bool = False) -> Any:
 
 def serial_and_parallel(function: Callable[..., Any]) -> tuple[Any, Any]:
     """Compile a function once with its `prange` loops as they are, and once spread over threads."""
-    parallel = FunctionType(function.__code__, function.__globals__)
+    plain = unchecked(function)
+    parallel = FunctionType(plain.__code__, plain.__globals__)
     # The cache on disk knows functions by their qualified names.
-    parallel.__qualname__ = f"{function.__qualname__}_parallel"
+    parallel.__qualname__ = f"{plain.__qualname__}_parallel"
     return compiled(function), compiled(parallel, parallel=True)
 
 
@@ -88,8 +89,13 @@ def part(function: Callable[..., Any]) -> Any:
     It is compiled again into each of its callers, and into theirs: for small functions only.
     """
     return cast(Any, numba.njit)(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(  # pyright: ignore[reportUnknownMemberType]
-        function
+        unchecked(function)
     )
+
+
+def unchecked(function: Callable[..., Any]) -> Any:
+    """Return a function without the checks of types that tests wrap around it."""
+    return inspect.unwrap(function)
 
 
 def linked(name: str, signature: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Any]:
@@ -169,9 +175,10 @@ def _with_cache(decorator: Callable[..., Any], *arguments: Any, **options: Any) 
     """Return one of Numba's decorators, with a cache on disk where there is a place for one."""
 
     def decorate(function: Callable[..., Any]) -> Any:
+        plain = unchecked(function)
         try:
-            return decorator(*arguments, cache=True, **_OPTIONS, **options)(function)
+            return decorator(*arguments, cache=True, **_OPTIONS, **options)(plain)
         except RuntimeError:
-            return decorator(*arguments, **_OPTIONS, **options)(function)
+            return decorator(*arguments, **_OPTIONS, **options)(plain)
 
     return decorate

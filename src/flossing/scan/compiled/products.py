@@ -18,6 +18,7 @@ def multiply(
     rows: int,
     depth: int,
     right: Any,
+    right_column: int,
     product: Any,
     column: int,
     columns: int,
@@ -36,8 +37,9 @@ def multiply(
         rows: rows of L and P.
         depth: columns of L and rows of R.
         right: R.
+        right_column: the first column of R that is meant.
         product: P.
-        column: the first column of P that is meant; that of R is its first.
+        column: the first column of P that is meant.
         columns: how many columns.
         scale: a factor.
         add: add to P instead of overwriting it.
@@ -53,7 +55,7 @@ def multiply(
         shape,
         rows,
         depth,
-        right.ctypes.data,
+        right.ctypes.data + right_column * size,
         right.strides[0] // size,
         product.ctypes.data + column * size,
         product.strides[0] // size,
@@ -85,48 +87,20 @@ def transpose(matrix: Any, rows: int, columns: int, result: Any) -> None:
 
 
 @part
-def pack(matrix: Any, transposed: bool, panels: Any) -> None:
-    """Copy R = M, or its transpose, into panels as wide as a tile: what `multiply_packed` reads.
+def multiply_packed(left: Any, rows: int, panels: Any, product: Any) -> None:
+    """Set P = L R, padding included, for R in panels as wide as a tile.
 
     Args:
-        matrix: M, not padded.
-        transposed: whether R = Mᵀ.
-        panels: [number of panels, rows of R, columns of a tile].
+        left: L.
+        rows: rows of L and P.
+        panels: R [number of panels, rows of R, columns of a tile], padded with zeros.
+        product: P.
     """
-    count, depth, width = panels.shape
-    columns = matrix.shape[0] if transposed else matrix.shape[1]
-    for panel in range(count):
-        start = panel * width
-        kept = min(width, columns - start)
-        for row in range(depth):
-            for column in range(kept, width):
-                panels[panel, row, column] = 0
-        if transposed:
-            for column in range(kept):
-                for row in range(depth):
-                    panels[panel, row, column] = matrix[start + column, row]
-        else:
-            for row in range(depth):
-                for column in range(kept):
-                    panels[panel, row, column] = matrix[row, start + column]
-
-
-@part
-def multiply_packed(left: Any, rows: int, panels: Any, product: Any) -> None:
-    """Set P = L R for packed R; P has all columns of R, padding included."""
     count, depth, width = panels.shape
     columns = product.shape[1]
     for panel in range(count):
         start = panel * width
         multiply(
-            left, False, FULL, rows, depth, panels[panel],
+            left, False, FULL, rows, depth, panels[panel], 0,
             product, start, min(width, columns - start), 1.0, False,
         )  # fmt: skip
-
-
-@part
-def clear(matrix: Any) -> None:
-    """Set all entries to zero."""
-    for row in range(matrix.shape[0]):
-        for column in range(matrix.shape[1]):
-            matrix[row, column] = 0

@@ -10,7 +10,7 @@ from numba.core import types
 from numba.extending import overload
 
 from flossing.scan.compiled.kernels import FULL
-from flossing.scan.compiled.machine import part
+from flossing.scan.compiled.machine import part, unchecked
 from flossing.scan.compiled.products import multiply, multiply_packed, transpose
 
 
@@ -69,24 +69,24 @@ def share(thread: int, threads: int, trajectories: int, vectors: int) -> Any:
     return Share(thread, first, last, vectors)
 
 
-def push(tangent: Any, step: int, share: Any, vectors: Any, images: Any) -> None:
+def push(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) -> None:
     """Put J_t V of the share's rows of `vectors` into those of `images`."""
     raise NotImplementedError("for compiled code only")
 
 
-def pull(tangent: Any, step: int, share: Any, covectors: Any) -> None:
+def pull(tangent: Any, step: Any, share: Any, covectors: Any) -> None:
     """Replace the share's rows G of `covectors` by J_tᵀ G."""
     raise NotImplementedError("for compiled code only")
 
 
 @overload(push)
-def _push(tangent: Any, step: int, share: Any, vectors: Any, images: Any) -> Any:  # noqa: ARG001 # pyright: ignore[reportUnusedFunction]
-    return _push_gated if is_gated(tangent) else _push_dense
+def _push(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) -> Any:  # noqa: ARG001 # pyright: ignore[reportUnusedFunction]
+    return unchecked(_push_gated if is_gated(tangent) else _push_dense)
 
 
 @overload(pull)
-def _pull(tangent: Any, step: int, share: Any, covectors: Any) -> Any:  # noqa: ARG001 # pyright: ignore[reportUnusedFunction]
-    return _pull_gated if is_gated(tangent) else _pull_dense
+def _pull(tangent: Any, step: Any, share: Any, covectors: Any) -> Any:  # noqa: ARG001 # pyright: ignore[reportUnusedFunction]
+    return unchecked(_pull_gated if is_gated(tangent) else _pull_dense)
 
 
 def is_gated(tangent: Any) -> bool:
@@ -94,7 +94,7 @@ def is_gated(tangent: Any) -> bool:
     return isinstance(tangent, types.NamedTuple) and tangent.instance_class is Gated
 
 
-def _push_gated(tangent: Any, step: int, share: Any, vectors: Any, images: Any) -> None:
+def _push_gated(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) -> None:
     start, stop = share.first * share.vectors, share.last * share.vectors
     currents = tangent.currents[step % len(tangent.currents)]
     multiply_packed(
@@ -120,7 +120,7 @@ def _push_gated(tangent: Any, step: int, share: Any, vectors: Any, images: Any) 
                         images[row, block * units + unit] += factor * vector
 
 
-def _pull_gated(tangent: Any, step: int, share: Any, covectors: Any) -> None:
+def _pull_gated(tangent: Any, step: Any, share: Any, covectors: Any) -> None:
     gates_of_covectors(tangent, step, share, covectors)
     start, stop = share.first * share.vectors, share.last * share.vectors
     multiply_packed(
@@ -153,7 +153,7 @@ def _pull_diagonal(covector: Any, diagonal: Any, blocks: int, units: int) -> Non
 
 
 @part
-def gates_of_covectors(tangent: Any, step: int, share: Any, covectors: Any) -> None:
+def gates_of_covectors(tangent: Any, step: Any, share: Any, covectors: Any) -> None:
     """Put C_tᵀ G of the share's rows into `tangent.gates`."""
     coefficients, result = tangent.coefficients[step], tangent.gates
     _, blocks, gates, units = coefficients.shape
@@ -170,14 +170,14 @@ def gates_of_covectors(tangent: Any, step: int, share: Any, covectors: Any) -> N
                         result[row, gate * units + unit] += factor * covector
 
 
-def _push_dense(tangent: Any, step: int, share: Any, vectors: Any, images: Any) -> None:
+def _push_dense(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) -> None:
     for trajectory in range(share.first, share.last):
         rows = slice(trajectory * share.vectors, (trajectory + 1) * share.vectors)
         jacobian = tangent.jacobians[step, trajectory]
         _multiply_dense(tangent, share, jacobian, False, vectors[rows], images[rows])
 
 
-def _pull_dense(tangent: Any, step: int, share: Any, covectors: Any) -> None:
+def _pull_dense(tangent: Any, step: Any, share: Any, covectors: Any) -> None:
     for trajectory in range(share.first, share.last):
         rows = slice(trajectory * share.vectors, (trajectory + 1) * share.vectors)
         jacobian = tangent.jacobians[step, trajectory]
@@ -192,7 +192,9 @@ def _multiply_dense(
     count, size = share.vectors, len(jacobian)
     columns, products = tangent.columns[share.thread], tangent.images[share.thread]
     transpose(vectors, count, size, columns)
-    multiply(jacobian, transposed, FULL, size, size, columns, products, 0, count, 1.0, False)
+    multiply(
+        jacobian, transposed, FULL, size, size, columns, 0, products, 0, count, 1.0, False
+    )
     rows = tangent.rows[share.thread]
     transpose(products, size, count, rows)
     for row in range(count):

@@ -150,7 +150,7 @@ BAD_OPTIONS = [
     ({"dt": float("nan")}, "dt must be a positive duration"),
     ({"dtype": torch.bfloat16}, "torch.float32 or torch.float64.*bfloat16"),
     ({"dtype": torch.int64}, "torch.float32 or torch.float64.*int64"),
-    ({"backend": "fast"}, "'auto', 'torch', 'reference'.*'fast'"),
+    ({"backend": "fast"}, "'auto', 'compiled', 'torch', 'reference'.*'fast'"),
     ({"layer": 1}, r"from 0 to 0 .*1 layer\(s\), or None.*not 1"),
     ({"steps": 11}, "steps=11, but the inputs have 10 steps"),
     ({"k": 2, "frame": torch.eye(4)[:, :3].expand(2, 4, 3)}, "k=2, but the frame has 3 vectors"),

@@ -32,12 +32,9 @@ def compiled_growth(
     tensors = _known(detached(tangent))
     if tensors is None or frame.device.type != "cpu":
         return torch_growth(tangent, frame, stops, pace)
-    constant = detached(tangent)
     differentiable = torch.is_grad_enabled()
     with torch.no_grad():
-        forward = drive.forward(
-            tensors, constant.push, frame.detach(), stops, pace, keep=differentiable
-        )
+        forward = drive.forward(tensors, frame.detach(), stops, pace, keep=differentiable)
     log_growth, last_frame = forward.log_growth, forward.stop_frames[-1]
     if differentiable:
         log_growth, last_frame = _differentiable(tangent, tensors, frame, forward)

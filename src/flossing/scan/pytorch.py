@@ -13,6 +13,11 @@ from flossing.scan.boundaries import Limits, Pace
 from flossing.scan.factor import Factored, factor, with_positive_diagonals
 from flossing.typed import solve_triangular
 
+NOT_FINITE = (
+    "the tangent vectors became infinite or NaN: a Jacobian is not finite, or its entries are too "
+    "large for the precision; check the weights and inputs, or compute with dtype=torch.float64"
+)
+
 Product = Callable[[int, Tensor], Tensor]
 """`product(t, vectors)`: the Jacobian of step t, or its transpose, times `vectors` [B n k]."""
 
@@ -173,9 +178,5 @@ def next_boundary(
         length //= 2
         factored = factor(trail[length - 1], limits)
     if math.isnan(factored.used):
-        raise NonFiniteError(
-            "the tangent vectors became infinite or NaN: a Jacobian is not finite, or its entries "
-            "are too large for the precision; check the weights and inputs, or compute with "
-            "dtype=torch.float64"
-        )
+        raise NonFiniteError(NOT_FINITE)
     return trail[:length], factored

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 from numba import prange
 from numba.extending import overload
 
-from flossing.scan.compiled.factor import solve_upper
 from flossing.scan.compiled.kernels import FULL, LOWER
 from flossing.scan.compiled.machine import part, serial_and_parallel, unchecked
+from flossing.scan.compiled.orthonormal import solve
 from flossing.scan.compiled.products import multiply, transpose
 from flossing.scan.compiled.tangents import is_gated, pull, share
 
@@ -68,17 +68,17 @@ def _scan(
     boundaries, trajectories, vectors = weights.shape
     threads = len(columns)
     for thread in prange(threads):
-        part_of_batch = share(thread, threads, trajectories, vectors)
+        own = share(thread, threads, trajectories, vectors)
         for boundary in range(boundaries - 1, -1, -1):
             end = frames.ends[boundary]
             start = frames.ends[boundary - 1] if boundary else 0
-            for trajectory in range(part_of_batch.first, part_of_batch.last):
+            for trajectory in range(own.first, own.last):
                 _through_factor(
                     frames, size, boundary, trajectory, weights, covectors,
                     columns[thread], corrections[thread],
                 )  # fmt: skip
             for step in range(end - 1, start - 1, -1):
-                step_back(tangent, gradient, step, part_of_batch, frames.rows[step], covectors)
+                step_back(tangent, gradient, step, own, frames.rows[step], covectors)
 
 
 scan_backward, scan_backward_parallel = serial_and_parallel(_scan)
@@ -112,7 +112,7 @@ def _through_factor(
         for column in range(row + 1, count):
             correction[row, column] = 0
     multiply(correction, False, LOWER, count, count, frame, 0, target, 0, length, -1.0, True)
-    solve_upper(frames.triangles[boundary, trajectory], target)
+    solve(frames.triangles[boundary, trajectory], target)
     for row in range(count):
         if frames.diagonals[boundary, trajectory, row] == 0:
             for column in range(size):

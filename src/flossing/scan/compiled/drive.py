@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.errors import NonFiniteError
 from flossing.scan.boundaries import Pace
 from flossing.scan.compiled.backward import (
     DenseGradient,
@@ -15,14 +16,12 @@ from flossing.scan.compiled.backward import (
     scan_backward,
     scan_backward_parallel,
 )
-from flossing.scan.compiled.cholesky import BLOCK
-from flossing.scan.compiled.factor import row_length, square_space
 from flossing.scan.compiled.forward import Frames, Progress, scan_forward, scan_forward_parallel
 from flossing.scan.compiled.machine import TILE, in_threads, link, padded
+from flossing.scan.compiled.orthonormal import Space, row_length
 from flossing.scan.compiled.states import adjoint_of_states
 from flossing.scan.compiled.tangents import Dense, Gated
-from flossing.scan.factor import with_positive_diagonals
-from flossing.scan.pytorch import Product, next_boundary
+from flossing.scan.pytorch import NOT_FINITE
 from flossing.typed import unflatten
 
 _PARALLEL_WORK = 1 << 19
@@ -63,7 +62,6 @@ def threads_for(trajectories: int, work: int) -> int:
 
 def forward(
     tangent: GatedTensors | Float[Tensor, "T B n n"],
-    push: Product,
     frame: Float[Tensor, "B n k"],
     stops: tuple[int, ...],
     pace: Pace,
@@ -74,11 +72,13 @@ def forward(
 
     Args:
         tangent: the tangent map, gated or explicit Jacobians.
-        push: the same as a function, for frames that need Householder reflections.
         frame: orthonormal frame to start from.
         stops: increasing steps that must be boundaries; the last one is the number of steps.
         pace: the interval between boundaries.
         keep: keep what the backward scan needs.
+
+    Raises:
+        NonFiniteError: a tangent vector is infinite or NaN.
     """
     batch, size, count = frame.shape
     dtype, steps = _numpy_dtype(frame), stops[-1]
@@ -94,65 +94,33 @@ def forward(
     filled = Frames(
         rows.numpy(), triangles.numpy(), diagonals.numpy(), np.zeros(steps, dtype=np.int64)
     )
-    arguments = (
-        _compiled_tangent(tangent, currents, batch, count, threads),
-        filled,
-        size,
-        np.array(stops),
-        pace.adaptive,
-        pace.limits,
+    scan = scan_forward if threads == 1 else scan_forward_parallel
+    progress = Progress(
+        *in_threads(
+            threads,
+            scan,
+            _compiled_tangent(tangent, currents, batch, count, threads),
+            filled,
+            size,
+            np.array(stops),
+            pace,
+            Space.of(count, size, dtype, threads),
+            np.zeros(threads),
+        )
     )
-    work_space = (square_space(count, size, dtype, threads), np.zeros(threads))
-    progress = Progress(0, 0, pace.interval, pace.shortened, 0)
-    while progress.step < steps:
-        scan = scan_forward if threads == 1 else scan_forward_parallel
-        progress = Progress(*in_threads(threads, scan, *arguments, progress, *work_space))
-        pace = pace._replace(interval=progress.interval, shortened=progress.shortened)
-        if progress.planned:
-            pace, progress = _by_householder(push, rows, triangles, diagonals, filled.ends, size, pace, progress)
-    ends = filled.ends[: progress.boundary].tolist()
+    if not progress.finite:
+        raise NonFiniteError(NOT_FINITE)
+    boundaries = progress.boundaries
     return CompiledForward(
-        log_growth=diagonals[: progress.boundary].log(),
-        ends=ends,
+        log_growth=diagonals[:boundaries].log(),
+        ends=filled.ends[:boundaries].tolist(),
         stop_frames=[frames(rows[stop], batch, size).mT.clone().mT for stop in stops],
-        pace=pace,
+        pace=pace._replace(interval=progress.interval, shortened=progress.shortened),
         rows=rows,
-        triangles=triangles[: progress.boundary],
-        diagonals=diagonals[: progress.boundary],
+        triangles=triangles[:boundaries],
+        diagonals=diagonals[:boundaries],
         currents=currents,
     )
-
-
-def _by_householder(
-    push: Product,
-    rows: Tensor,
-    triangles: Tensor,
-    diagonals: Tensor,
-    ends: Any,
-    size: int,
-    pace: Pace,
-    progress: Progress,
-) -> tuple[Pace, Progress]:
-    """Go on to one boundary as the PyTorch scan does."""
-    start, boundary = progress.step, progress.boundary
-    batch, count = diagonals.shape[1:]
-    vectors = frames(rows[start], batch, size)
-    trail, factored = next_boundary(push, vectors, start, progress.planned, pace.limits)
-    frame, triangular = with_positive_diagonals(
-        factored.frame, factored.triangular, [factored.diagonal]
-    )
-    for offset, between in enumerate([*trail[:-1], frame], start=start + 1):
-        frames(rows[offset], batch, size).copy_(between)
-    triangle = triangles[boundary % len(triangles), ..., :count]
-    triangle.copy_(triangular)
-    for first in range(0, count, BLOCK):
-        block = slice(first, first + BLOCK)
-        triangle[:, block, block] = torch.linalg.inv(triangular[:, block, block])
-    diagonals[boundary] = factored.diagonal.abs()
-    end = start + len(trail)
-    ends[boundary] = end
-    pace = pace.after(progress.planned, len(trail), factored.used)
-    return pace, Progress(end, boundary + 1, pace.interval, pace.shortened, 0)
 
 
 class GatedGradients(NamedTuple):

@@ -1,8 +1,10 @@
 """How the loops are compiled, and the tile of a matrix product that this processor likes best."""
 
+import hashlib
 import inspect
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple, cast
 
@@ -59,11 +61,7 @@ def compiled(function: Callable[..., Any], *, parallel: bool = False) -> Any:
 
 def serial_and_parallel(function: Callable[..., Any]) -> tuple[Any, Any]:
     """Compile a function once with its `prange` loops as they are, and once spread over threads."""
-    plain = unchecked(function)
-    parallel = FunctionType(plain.__code__, plain.__globals__)
-    # The cache on disk knows functions by their qualified names.
-    parallel.__qualname__ = f"{plain.__qualname__}_parallel"
-    return compiled(function), compiled(parallel, parallel=True)
+    return compiled(function), compiled(_renamed(function, "parallel"), parallel=True)
 
 
 def in_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -175,10 +173,32 @@ def _with_cache(decorator: Callable[..., Any], *arguments: Any, **options: Any) 
     """Return one of Numba's decorators, with a cache on disk where there is a place for one."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        plain = unchecked(function)
+        versioned = _renamed(unchecked(function), _FINGERPRINT)
         try:
-            return decorator(*arguments, cache=True, **_OPTIONS, **options)(plain)
+            return decorator(*arguments, cache=True, **_OPTIONS, **options)(versioned)
         except RuntimeError:
-            return decorator(*arguments, **_OPTIONS, **options)(plain)
+            return decorator(*arguments, **_OPTIONS, **options)(versioned)
 
     return decorate
+
+
+def _renamed(function: Callable[..., Any], suffix: str) -> Callable[..., Any]:
+    """Return a copy of a function with another name for the cache on disk."""
+    plain = unchecked(function)
+    copy = FunctionType(plain.__code__, plain.__globals__, plain.__name__)
+    copy.__qualname__ = f"{plain.__qualname__}_{suffix}"
+    return copy
+
+
+def _fingerprint() -> str:
+    """Return a digest of all that is compiled.
+
+    Numba's cache looks at the file of a function, not at those of the functions that it calls.
+    """
+    here = Path(__file__).parent
+    sources = sorted([*here.glob("*.py"), here.parent / "boundaries.py"])
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
+    return digest.hexdigest()[:12]
+
+
+_FINGERPRINT = _fingerprint()

@@ -1,0 +1,314 @@
+"""The factorisation at a boundary: block Gram–Schmidt, repeated where it must be.
+
+A block of vectors is projected off those before it by two matrix products, and made orthonormal
+within by modified Gram–Schmidt. What rounding leaves of other directions is about eps·ρ, where ρ
+is the largest ratio of a vector's length before to that after. Where that is more than a few
+roundings the block goes through once more, which is enough (Giraud, Langou and Rozložník, "The loss
+of orthogonality in the Gram–Schmidt orthogonalization process", 2005). No square of a condition
+number appears, and no rank is needed.
+"""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba.core import types
+
+from flossing.scan.compiled.kernels import FULL, LOWER
+from flossing.scan.compiled.machine import TILE, linked, padded, part
+from flossing.scan.compiled.products import multiply, transpose
+from flossing.scan.compiled.tile import pointer_to
+
+_BLOCK = 8
+_ORTHONORMAL = 2.0
+"""The ρ² after which nothing needs repeating."""
+_PASSES = 4
+"""More than enough: the second leaves ρ near one."""
+_SMALL = 1e-12
+"""Entries up to the inverse of this have squares far from overflow and underflow."""
+
+
+class Space(NamedTuple):
+    """Work space.
+
+    Attributes:
+        columns: the frame transposed [n, k].
+        outside: a block's coefficients on the vectors before it [8, k].
+        within: its coefficients within [8, 8].
+        lengths: squares of its vectors' lengths [8].
+    """
+
+    columns: Any
+    outside: Any
+    within: Any
+    lengths: Any
+
+    @classmethod
+    def of(cls, count: int, size: int, dtype: np.dtype[Any], threads: int) -> "Space":
+        """Return work space for k vectors of n numbers, for each of several threads."""
+        width = row_length(count, dtype)
+        return cls(
+            np.zeros((threads, padded(size, dtype), width), dtype),
+            np.zeros((threads, _BLOCK, width), dtype),
+            np.zeros((threads, _BLOCK, width), dtype),
+            np.zeros((threads, _BLOCK), dtype),
+        )
+
+
+def row_length(count: int, dtype: np.dtype[Any]) -> int:
+    """Return the length of a row of a k×k matrix: padded, with a vector register to spare."""
+    return padded(count, dtype) + TILE.lanes(dtype)
+
+
+@part
+def orthonormalise(rows: Any, size: int, triangle: Any, diagonal: Any, space: Any) -> float:
+    """Factor V = Q R for the tangent vectors of one trajectory.
+
+    A vector that rounding cannot tell from one that depends on those before it gets the diagonal
+    entry zero, a completion as its vector of Q, and a column of the identity as its column of R:
+    that of the frame with the vector replaced.
+
+    Args:
+        rows: Vᵀ [k, n]; afterwards Qᵀ.
+        size: n.
+        triangle: afterwards Rᵀ [k, k], a lower triangle.
+        diagonal: afterwards the diagonal of R [k], positive or zero.
+        space: one thread's work space.
+
+    Returns:
+        The length of the longest vector; infinite or NaN where V is not finite, and nothing done.
+    """
+    count, length = rows.shape
+    return _orthonormalise_at(
+        rows.ctypes.data,
+        count,
+        size,
+        length,
+        triangle.ctypes.data,
+        triangle.shape[1],
+        diagonal.ctypes.data,
+        space.columns.ctypes.data,
+        space.outside.ctypes.data,
+        space.within.ctypes.data,
+        space.lengths.ctypes.data,
+        rows.dtype.type(0),
+    )
+
+
+@part
+def solve(triangle: Any, rows: Any) -> None:
+    """Replace G [k, n] by R^{-1} G, given Rᵀ."""
+    count, columns = rows.shape
+    for number in range((count - 1) // _BLOCK, -1, -1):
+        start, stop = number * _BLOCK, min(count, (number + 1) * _BLOCK)
+        target = rows[start:stop]
+        multiply(
+            triangle[stop:, start:], True, FULL, stop - start, count - stop, rows[stop:], 0,
+            target, 0, columns, -1.0, True,
+        )  # fmt: skip
+        for row in range(stop - start - 1, -1, -1):
+            for other in range(row + 1, stop - start):
+                _subtract(target, row, triangle[start + other, start + row], other, columns)
+            _scale(target, row, 1 / triangle[start + row, start + row], columns)
+
+
+@part
+def _subtract(rows: Any, row: int, factor: Any, other: int, columns: int) -> None:
+    for column in range(columns):
+        rows[row, column] -= factor * rows[other, column]
+
+
+@part
+def _scale(rows: Any, row: int, factor: Any, columns: int) -> None:
+    for column in range(columns):
+        rows[row, column] *= factor
+
+
+@part
+def _dot(rows: Any, row: int, other: int, columns: int) -> Any:
+    total = rows.dtype.type(0)
+    for column in range(columns):
+        total += rows[row, column] * rows[other, column]
+    return total
+
+
+@part
+def _largest(rows: Any, columns: int) -> Any:
+    """Return the largest magnitude; NaN where an entry is not finite."""
+    largest = undefined = rows.dtype.type(0)
+    for row in range(len(rows)):
+        for column in range(columns):
+            largest = max(largest, abs(rows[row, column]))
+            undefined += rows[row, column] - rows[row, column]
+    return largest + undefined
+
+
+@part
+def _longest(rows: Any, columns: int) -> Any:
+    longest = rows.dtype.type(0)
+    for row in range(len(rows)):
+        longest = max(longest, _dot(rows, row, row, columns))
+    return np.sqrt(longest)
+
+
+@part
+def _gram_schmidt(
+    rows: Any, start: int, stop: int, size: int, within: Any, lengths: Any, shortest: Any
+) -> float:
+    """Make the rows of a block orthonormal; return the ρ² at which that was done.
+
+    Args:
+        rows: the frame, of which the block is projected off the rows before it.
+        start: the block's first row.
+        stop: the row after its last one.
+        size: n.
+        within: afterwards the coefficients within the block: old rows = W new rows.
+        lengths: squares of the rows' lengths before the projection; afterwards negative where a row
+            was replaced.
+        shortest: length below which a row is dependent on those before it.
+    """
+    worst = 1.0
+    for row in range(stop - start):
+        for other in range(row):
+            inner = _dot(rows, start + row, start + other, size)
+            within[row, other] = inner
+            _subtract(rows, start + row, inner, start + other, size)
+        square = _dot(rows, start + row, start + row, size)
+        within[row, row] = np.sqrt(square)
+        if within[row, row] <= shortest:
+            _complete(rows, start + row, size)
+            for other in range(row):
+                within[row, other] = 0
+            within[row, row], lengths[row] = 1, -1
+            worst = np.inf
+        else:
+            worst = max(worst, lengths[row] / square)
+            _scale(rows, start + row, 1 / within[row, row], size)
+    return worst
+
+
+@part
+def _complete(rows: Any, row: int, size: int) -> None:
+    """Replace a row by the unit vector that is farthest from the span of those before it."""
+    best, least = 0, np.inf
+    for column in range(size):
+        square = 0.0
+        for other in range(row):
+            square += rows[other, column] * rows[other, column]
+        if square < least:
+            best, least = column, square
+    for column in range(size):
+        rows[row, column] = 0
+    rows[row, best] = 1
+
+
+@part
+def _compose(triangle: Any, start: int, height: int, outside: Any, within: Any, first: bool) -> None:
+    """Take one more pass into a block's rows of Rᵀ: old block = S Q + W new block."""
+    if not first:
+        multiply(
+            triangle[:, start:], False, LOWER, height, height, outside, 0,
+            triangle, 0, start, 1.0, True,
+        )  # fmt: skip
+    for row in range(height):
+        if first:
+            for column in range(start):
+                triangle[row, column] = outside[row, column]
+            for column in range(height):
+                # Tiles of a product read a whole block.
+                known = column <= row
+                triangle[row, start + column] = within[row, column] if known else 0
+        else:
+            for column in range(row + 1):
+                total = triangle.dtype.type(0)
+                for index in range(column, row + 1):
+                    total += triangle[row, start + index] * within[index, column]
+                triangle[row, start + column] = total
+
+
+@part
+def _orthonormalise_block(
+    rows: Any,
+    start: int,
+    stop: int,
+    size: int,
+    triangle: Any,
+    diagonal: Any,
+    space: Any,
+    shortest: Any,
+) -> None:
+    height, length = stop - start, rows.shape[1]
+    block, result = rows[start:stop], triangle[start:stop]
+    outside, within, lengths = space.outside, space.within, space.lengths
+    for attempt in range(_PASSES):
+        for row in range(height):
+            if attempt == 0:
+                diagonal[start + row] = 1
+                lengths[row] = _dot(block, row, row, size)
+            else:
+                lengths[row] = 1
+        multiply(block, False, FULL, height, size, space.columns, 0, outside, 0, start, 1.0, False)
+        multiply(outside, False, FULL, height, start, rows, 0, block, 0, length, -1.0, True)
+        ratio = _gram_schmidt(rows, start, stop, size, within, lengths, shortest)
+        _compose(result, start, height, outside, within, attempt == 0)
+        for row in range(height):
+            if lengths[row] < 0:
+                diagonal[start + row] = 0
+            if diagonal[start + row] == 0:
+                for column in range(start + row):
+                    result[row, column] = 0
+                result[row, start + row] = 1
+        if ratio <= _ORTHONORMAL:
+            break
+        shortest = rows.dtype.type(0)
+    transpose(block, height, size, space.columns[:, start:])
+
+
+def _signature(number: Any) -> Any:
+    return number(*(types.intp,) * 11, number)
+
+
+@linked("orthonormalise", _signature)
+def _orthonormalise_at(
+    rows: int,
+    count: int,
+    size: int,
+    length: int,
+    triangle: int,
+    width: int,
+    diagonal: int,
+    columns: int,
+    outside: int,
+    within: int,
+    lengths: int,
+    number: Any,
+) -> Any:
+    frame = numba.carray(pointer_to(rows, number), (count, length))
+    result = numba.carray(pointer_to(triangle, number), (count, width))
+    pivots = numba.carray(pointer_to(diagonal, number), count)
+    space = Space(
+        numba.carray(pointer_to(columns, number), (size, width)),
+        numba.carray(pointer_to(outside, number), (_BLOCK, width)),
+        numba.carray(pointer_to(within, number), (_BLOCK, width)),
+        numba.carray(pointer_to(lengths, number), _BLOCK),
+    )
+    largest = _largest(frame, size)
+    if not largest < np.inf:
+        return largest
+    scale = frame.dtype.type(1)
+    if largest > 0 and not _SMALL < largest < 1 / _SMALL:
+        scale = largest
+        for row in range(count):
+            _scale(frame, row, 1 / scale, size)
+    longest = _longest(frame, size)
+    rounding = 4 * np.sqrt(size) * np.finfo(frame.dtype).eps
+    for start in range(0, count, _BLOCK):
+        stop = min(count, start + _BLOCK)
+        shortest = frame.dtype.type(rounding * longest)
+        _orthonormalise_block(frame, start, stop, size, result, pivots, space, shortest)
+    for row in range(count):
+        if pivots[row] > 0:
+            pivots[row] = result[row, row] * scale
+            for column in range(row + 1):
+                result[row, column] *= scale
+    return longest * scale

@@ -1,6 +1,6 @@
 """Log growth rates by the compiled scans, where they apply: the fast way on a CPU."""
 
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -10,9 +10,8 @@ from torch.autograd.function import once_differentiable
 from flossing.growth import Growth, detached, torch_growth
 from flossing.scan.boundaries import Pace
 from flossing.scan.compiled import drive
-from flossing.scan.compiled.drive import CompiledForward, GatedTensors
+from flossing.scan.compiled.drive import CompiledForward, GatedTensors, Kept
 from flossing.tangent import CellTangent, DenseTangent, GatedTangent, TangentMap
-from flossing.tree import Rebuild, flatten
 
 
 def compiled_growth(
@@ -38,7 +37,7 @@ def compiled_growth(
     log_growth, last_frame = forward.log_growth, forward.stop_frames[-1]
     if differentiable:
         log_growth, last_frame = _differentiable(tangent, tensors, frame, forward)
-    return Growth(log_growth, forward.ends, last_frame, forward.stop_frames, forward.pace)
+    return Growth(log_growth, forward.kept.ends, last_frame, forward.stop_frames, forward.pace)
 
 
 def _known(tangent: TangentMap) -> GatedTensors | Tensor | None:
@@ -62,29 +61,22 @@ def _differentiable(
         outputs = _DenseGrowth.apply(tangent.jacobians, frame, forward)  # pyright: ignore[reportUnknownMemberType]
     else:
         batch, size, _ = frame.shape
-        products = tangent.push_all(drive.frames(forward.rows[:-1], batch, size))
+        products = tangent.push_all(drive.frames(forward.kept.rows[:-1], batch, size))
         outputs = _ProductGrowth.apply(products, frame, tensors, forward)  # pyright: ignore[reportUnknownMemberType]
     return cast(tuple[Tensor, Tensor], outputs)
 
 
-class _Kept(NamedTuple):
-    """What the backward pass needs, without what only the forward pass does."""
-
-    tangent: GatedTensors | Tensor
-    forward: CompiledForward
-
-
-def _save(ctx: Any, tangent: GatedTensors | Tensor, forward: CompiledForward) -> tuple[Tensor, Tensor]:
+def _save(ctx: Any, forward: CompiledForward, *tangent: Tensor | None) -> tuple[Tensor, Tensor]:
     # Everything large goes through save_for_backward: only that can be recomputed or offloaded.
-    leaves, rebuild = flatten(_Kept(tangent, forward))
-    ctx.save_for_backward(*leaves)
-    ctx.rebuild = rebuild
+    ends, *tensors = forward.kept
+    ctx.ends = ends
+    ctx.save_for_backward(*tangent, *tensors)
     return forward.log_growth.clone(), forward.stop_frames[-1].clone()
 
 
-def _saved(ctx: Any) -> _Kept:
-    rebuild: Rebuild = ctx.rebuild
-    return rebuild(list(ctx.saved_tensors))
+def _saved(ctx: Any) -> tuple[list[Any], Kept]:
+    *tangent, rows, triangles, diagonals, currents = ctx.saved_tensors
+    return tangent, Kept(ctx.ends, rows, triangles, diagonals, currents)
 
 
 class _GatedGrowth(torch.autograd.Function):
@@ -99,17 +91,17 @@ class _GatedGrowth(torch.autograd.Function):
         frame: Float[Tensor, "B n k"],  # noqa: ARG004 - carries the gradient
         forward: CompiledForward,
     ) -> tuple[Tensor, Tensor]:
-        return _save(ctx, GatedTensors(weight, coefficients, diagonal), forward)
+        return _save(ctx, forward, weight, coefficients, diagonal)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
     ) -> tuple[Tensor | None, ...]:
-        kept = _saved(ctx)
+        tangent, kept = _saved(ctx)
         gradients, cotangent = drive.backward_gated(
-            cast(GatedTensors, kept.tangent),
-            kept.forward,
+            GatedTensors(*tangent),
+            kept,
             weights,
             cotangent,
             of_coefficients=any(ctx.needs_input_grad[1:3]),
@@ -127,18 +119,17 @@ class _DenseGrowth(torch.autograd.Function):
         frame: Float[Tensor, "B n k"],  # noqa: ARG004 - carries the gradient
         forward: CompiledForward,
     ) -> tuple[Tensor, Tensor]:
-        return _save(ctx, jacobians, forward)
+        return _save(ctx, forward, jacobians)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
     ) -> tuple[Tensor | None, ...]:
-        kept = _saved(ctx)
-        jacobians = cast(Tensor, kept.tangent)
+        (jacobians,), kept = _saved(ctx)
         batch, size = cotangent.shape[:2]
-        adjoint, cotangent = drive.backward_dense(jacobians, kept.forward, weights, cotangent)
-        vectors = drive.frames(kept.forward.rows[:-1], batch, size)
+        adjoint, cotangent = drive.backward_dense(jacobians, kept, weights, cotangent)
+        vectors = drive.frames(kept.rows[:-1], batch, size)
         return adjoint @ vectors.mT, cotangent, None
 
 
@@ -153,15 +144,13 @@ class _ProductGrowth(torch.autograd.Function):
         jacobians: Float[Tensor, "T B n n"],
         forward: CompiledForward,
     ) -> tuple[Tensor, Tensor]:
-        return _save(ctx, jacobians, forward)
+        return _save(ctx, forward, jacobians)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
     ) -> tuple[Tensor | None, ...]:
-        kept = _saved(ctx)
-        adjoint, cotangent = drive.backward_dense(
-            cast(Tensor, kept.tangent), kept.forward, weights, cotangent
-        )
+        (jacobians,), kept = _saved(ctx)
+        adjoint, cotangent = drive.backward_dense(jacobians, kept, weights, cotangent)
         return adjoint, cotangent, None, None

@@ -13,7 +13,7 @@ from flossing.backends import backend_named
 from flossing.growth import Backend
 from flossing.measure import Plan
 from flossing.recurrence import DrivenMap, StateGradient
-from flossing.scan.boundaries import Limits, Pace
+from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE, Limits, Pace
 from flossing.typed import qr
 
 
@@ -25,6 +25,7 @@ class Options:
     state_transient: int
     frame_transient: int | None
     reorthonormalize: int | str
+    rounding_tolerance: float | None
     state_gradient: StateGradient
     frame: Tensor | None
     checkpoint_interval: int | None
@@ -48,7 +49,7 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
         frame=_first_frame(problem, options),
         state_transient=require_integer("state_transient", options.state_transient, at_least=0),
         counted_from=_counted_from(problem, options),
-        pace=Pace(interval or 1, interval is None, Limits.of(problem.state.dtype)),
+        pace=Pace(interval or 1, interval is None, _limits(problem.state.dtype, options, interval)),
         state_gradient=_checked_state_gradient(options.state_gradient),
         checkpoint_interval=options.checkpoint_interval,
         dt=_duration(options.dt),
@@ -64,6 +65,24 @@ def _interval(reorthonormalize: int | str) -> int | None:
             f"reorthonormalize must be 'auto' or a number of steps, not {reorthonormalize!r}"
         )
     return require_integer("reorthonormalize", reorthonormalize, at_least=1)
+
+
+def _limits(dtype: torch.dtype, options: Options, interval: int | None) -> Limits:
+    tolerance = options.rounding_tolerance
+    if tolerance is None:
+        return Limits.of(dtype, DEFAULT_ROUNDING_TOLERANCE[dtype] if interval is None else None)
+    if interval is not None:
+        raise InvalidOptionError(
+            f"rounding_tolerance={tolerance!r} is for reorthonormalize='auto', not for a fixed "
+            f"interval of {interval}: leave one of them out"
+        )
+    epsilon = torch.finfo(dtype).eps
+    if not epsilon <= tolerance <= epsilon**0.5:
+        raise InvalidOptionError(
+            f"rounding_tolerance must be from {epsilon:.1e} to {epsilon**0.5:.1e} in {dtype}, not "
+            f"{tolerance!r}: no less than a rounding, and no more than half of the digits"
+        )
+    return Limits.of(dtype, tolerance)
 
 
 def _checked_state_gradient(state_gradient: StateGradient) -> StateGradient:

@@ -284,18 +284,19 @@ def _kind(system: StockLayer | StockCell) -> Kind:
 
 def _layer_weights(system: StockLayer | StockCell, suffix: str, dtype: torch.dtype) -> LayerWeights:
     names = [name + suffix for name in LayerWeights._fields]
+    parameters = dict(system.named_parameters(recurse=False))
     # nn.LSTMCell has no projection, and modules without bias no bias attributes.
     weights = [
-        _weight(system, name).to(dtype) if getattr(system, name, None) is not None else None
+        (parameters[name] if name in parameters else _computed_weight(system, name)).to(dtype)
+        if getattr(system, name, None) is not None
+        else None
         for name in names
     ]
     return LayerWeights(*cast(list[Any], weights))
 
 
-def _weight(system: nn.Module, name: str) -> Tensor:
-    if name not in dict(system.named_parameters(recurse=False)) and not parametrize.is_parametrized(
-        system, name
-    ):
+def _computed_weight(system: nn.Module, name: str) -> Tensor:
+    if not parametrize.is_parametrized(system, name):
         raise UnsupportedSystemError(
             f"{name} of this {type(system).__name__} is not a parameter: a hook that recomputes it "
             "before each forward would be missed; use torch.nn.utils.parametrizations instead of "

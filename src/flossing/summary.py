@@ -24,9 +24,11 @@ def summarise(outcome: Run, problem: DrivenMap, plan: Plan) -> LyapunovSpectrum:
     there = (steps > 0).unsqueeze(-1)
     lost_rank = (torch.isneginf(growth) & there).any(dim=0)
     _warn_of_degradation(outcome, lost_rank)
-    # Not one operation may see −inf with a gradient: the others' gradients stay clean.
-    kept = torch.where(there & ~lost_rank, growth, 0.0)
-    total = kept.sum(dim=0).masked_fill(lost_rank, -torch.inf)
+    total = growth.sum(dim=0)
+    if bool(lost_rank.any()) or not bool(there.all()):
+        # Not one operation may see −inf with a gradient: the others' gradients stay clean.
+        kept = torch.where(there & ~lost_rank, growth, 0.0)
+        total = kept.sum(dim=0).masked_fill(lost_rank, -torch.inf)
     exponents = total / (dt * steps.sum(dim=0).unsqueeze(-1))
     order = exponents.detach().argsort(dim=-1, descending=True, stable=True)
     rates = growth / (dt * steps.clamp(min=1).unsqueeze(-1))

@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 
 
+DEFAULT_ROUNDING_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
 class Limits(NamedTuple):
     """How far a frame may stretch between two boundaries, in nats."""
 
@@ -64,7 +67,7 @@ class Pace(NamedTuple):
 
 def next_interval(taken: int, used: float) -> int:
     """Return how many steps to plan after an interval that used that share of the limits."""
-    affordable = taken * 0.5 / max(used, 1e-12)
+    affordable = taken * 0.8 / max(used, 1e-12)
     return max(1, int(min(affordable, 2.0 * taken, 1048576.0)))
 
 

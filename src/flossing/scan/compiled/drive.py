@@ -37,20 +37,23 @@ class GatedTensors(NamedTuple):
     diagonal: Float[Tensor, "T B s s N"] | None
 
 
-class CompiledForward(NamedTuple):
-    """What the forward scan leaves behind: see `flossing.scan.pytorch.ForwardScan`.
+class Kept(NamedTuple):
+    """What the backward scan needs of the forward scan, in the layout of the compiled scans."""
 
-    Frames and factors are in the layout of the compiled scans.
-    """
-
-    log_growth: Float[Tensor, "M B k"]
     ends: list[int]
-    stop_frames: list[Tensor]
-    pace: Pace
     rows: Tensor
     triangles: Tensor
     diagonals: Tensor
     currents: Tensor
+
+
+class CompiledForward(NamedTuple):
+    """What the forward scan leaves behind: see `flossing.scan.pytorch.ForwardScan`."""
+
+    log_growth: Float[Tensor, "M B k"]
+    stop_frames: list[Tensor]
+    pace: Pace
+    kept: Kept
 
 
 def threads_for(trajectories: int, work: int) -> int:
@@ -99,7 +102,7 @@ def forward(
         *in_threads(
             threads,
             scan,
-            _compiled_tangent(tangent, currents, batch, count, threads),
+            _compiled_tangent(tangent, currents, batch, count, threads, backward=False),
             filled,
             size,
             np.array(stops),
@@ -113,13 +116,15 @@ def forward(
     boundaries = progress.boundaries
     return CompiledForward(
         log_growth=diagonals[:boundaries].log(),
-        ends=filled.ends[:boundaries].tolist(),
         stop_frames=[frames(rows[stop], batch, size).mT.clone().mT for stop in stops],
         pace=pace._replace(interval=progress.interval, shortened=progress.shortened),
-        rows=rows,
-        triangles=triangles[:boundaries],
-        diagonals=diagonals[:boundaries],
-        currents=currents,
+        kept=Kept(
+            ends=filled.ends[:boundaries].tolist(),
+            rows=rows,
+            triangles=triangles[:boundaries],
+            diagonals=diagonals[:boundaries],
+            currents=currents,
+        ),
     )
 
 
@@ -133,7 +138,7 @@ class GatedGradients(NamedTuple):
 
 def backward_gated(
     tangent: GatedTensors,
-    done: CompiledForward,
+    done: Kept,
     weights: Float[Tensor, "M B k"],
     cotangent: Float[Tensor, "B n k"],
     *,
@@ -143,7 +148,7 @@ def backward_gated(
 
     Args:
         tangent: the tangent map.
-        done: the forward scan, with what it keeps.
+        done: what the forward scan has kept.
         weights: ∂L/∂ log R_ii at every boundary.
         cotangent: ∂L/∂ of the last frame.
         of_coefficients: whether gradients of the coefficients are wanted, or only of the weight.
@@ -178,7 +183,7 @@ def backward_gated(
 
 def backward_dense(
     jacobians: Float[Tensor, "T B n n"],
-    done: CompiledForward,
+    done: Kept,
     weights: Float[Tensor, "M B k"],
     cotangent: Float[Tensor, "B n k"],
 ) -> tuple[Float[Tensor, "T B n k"], Float[Tensor, "B n k"]]:
@@ -194,7 +199,7 @@ def backward_dense(
 def _backward(
     tangent: GatedTensors | Tensor,
     gradient: GatedGradient | DenseGradient,
-    done: CompiledForward,
+    done: Kept,
     weights: Tensor,
     cotangent: Tensor,
     threads: int,
@@ -211,7 +216,7 @@ def _backward(
     in_threads(
         threads,
         scan_backward if threads == 1 else scan_backward_parallel,
-        _compiled_tangent(tangent, done.currents, batch, count, threads),
+        _compiled_tangent(tangent, done.currents, batch, count, threads, backward=True),
         gradient,
         kept,
         size,
@@ -240,7 +245,7 @@ def states_adjoint(
     result = covectors.clone(memory_format=torch.contiguous_format)
     carried = np.zeros((batch, padded(size, dtype)), dtype)
     currents = _currents(tangent, batch, 1)
-    compiled_tangent = _compiled_tangent(tangent, currents, batch, 1, 1)
+    compiled_tangent = _compiled_tangent(tangent, currents, batch, 1, 1, backward=True)
     adjoint_of_states(compiled_tangent, result.numpy(), carried, start, window)
     return result, torch.from_numpy(carried[:, :size])  # pyright: ignore[reportUnknownMemberType]
 
@@ -251,15 +256,20 @@ def _threads(tangent: GatedTensors | Tensor, batch: int, count: int) -> int:
 
 
 def _compiled_tangent(
-    tangent: GatedTensors | Tensor, currents: Tensor, batch: int, count: int, threads: int
+    tangent: GatedTensors | Tensor,
+    currents: Tensor,
+    batch: int,
+    count: int,
+    threads: int,
+    *,
+    backward: bool,
 ) -> Gated | Dense:
     if isinstance(tangent, GatedTensors):
         weight = tangent.weight
         outputs, units = weight.shape
         dtype = _numpy_dtype(weight)
         return Gated(
-            _packed(weight.mT),
-            _packed(weight),
+            _packed(weight if backward else weight.mT),
             tangent.coefficients.contiguous().numpy(),
             _diagonal(tangent).contiguous().numpy(),
             currents.numpy(),

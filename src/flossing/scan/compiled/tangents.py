@@ -18,8 +18,7 @@ class Gated(NamedTuple):
     """J_t = A_t + C_t W, with s state blocks and m gates of N units each.
 
     Attributes:
-        push_panels: Wᵀ, packed.
-        pull_panels: W, packed.
+        panels: Wᵀ for `push`, or W for `pull`, in panels as wide as a tile.
         coefficients: C [T, B, s, m, N].
         diagonal: A [T, B, s, s, N], or [T, B, 0, 0, N] for A = 0.
         currents: W V_{t-1} of every step, [T, B·k, m·N], or work space for one step [1, B·k, m·N].
@@ -27,8 +26,7 @@ class Gated(NamedTuple):
         through_weight: work space [B·k, N].
     """
 
-    push_panels: Any
-    pull_panels: Any
+    panels: Any
     coefficients: Any
     diagonal: Any
     currents: Any
@@ -98,7 +96,7 @@ def _push_gated(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) 
     start, stop = share.first * share.vectors, share.last * share.vectors
     currents = tangent.currents[step % len(tangent.currents)]
     multiply_packed(
-        vectors[start:stop], stop - start, tangent.push_panels, currents[start:stop]
+        vectors[start:stop], stop - start, tangent.panels, currents[start:stop]
     )
     coefficients, diagonal = tangent.coefficients[step], tangent.diagonal[step]
     _, blocks, gates, units = coefficients.shape
@@ -126,7 +124,7 @@ def _pull_gated(tangent: Any, step: Any, share: Any, covectors: Any) -> None:
     multiply_packed(
         tangent.gates[start:stop],
         stop - start,
-        tangent.pull_panels,
+        tangent.panels,
         tangent.through_weight[start:stop],
     )
     through_weight, diagonal = tangent.through_weight, tangent.diagonal[step]

@@ -32,7 +32,8 @@ test-all: check
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
 benchmark: $(READY)
-	$(BIN)/python benchmarks/adjoint.py --output benchmarks/results/adjoint.json
+	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"
+	$(BIN)/python benchmarks/speed.py --output benchmarks/results/speed.json
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

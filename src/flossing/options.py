@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.backends import backend_named
 from flossing.checks import require_integer
 from flossing.errors import InvalidInputError, InvalidOptionError, InvalidStateError
-from flossing.backends import backend_named
 from flossing.growth import Backend
 from flossing.measure import Plan
 from flossing.recurrence import DrivenMap, StateGradient

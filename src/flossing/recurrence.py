@@ -181,7 +181,12 @@ def trajectory(
             return _advance(problem, state, start, stop)
     recurrence, inputs = problem.recurrence, problem.inputs_from(start, stop)
     on_cpu = state.device.type == "cpu"
-    if by_adjoint and on_cpu and isinstance(recurrence, StockRecurrence) and not recurrence.projected:
+    if (
+        by_adjoint
+        and on_cpu
+        and isinstance(recurrence, StockRecurrence)
+        and not recurrence.projected
+    ):
         window = 0 if state_gradient == "full" else state_gradient
         states = recurrence.advance_by_adjoint(inputs, state, start, window)
         return torch.cat([state.unsqueeze(0), states])

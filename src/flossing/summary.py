@@ -67,7 +67,8 @@ def _warn_of_degradation(outcome: Run, lost_rank: Tensor) -> None:
 
 def warn_of_explosion(result: LyapunovSpectrum, problem: DrivenMap, plan: Plan) -> None:
     """Warn if the gradient goes through more chaos than the precision can carry."""
-    if plan.state_gradient != "full" or not result.exponents.requires_grad:
+    through_states = plan.state_gradient == "full" and problem.recurrence.state_size > 0
+    if not (through_states and result.exponents.requires_grad):
         return
     largest = float(result.exponents.detach().amax()) * result.dt
     growth = largest * problem.steps

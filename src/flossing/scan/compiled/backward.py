@@ -11,7 +11,6 @@ from flossing.scan.compiled.orthonormal import solve
 from flossing.scan.compiled.products import multiply, transpose
 from flossing.scan.compiled.tangents import is_gated, pull, share
 
-
 _CHUNK = 16
 
 

@@ -9,8 +9,18 @@ from flossing.scan.compiled.orthonormal import orthonormalise
 
 
 @part
-def factor(rows: Any, size: int, triangle: Any, diagonal: Any, space: Any, limits: Any) -> float:
+def factor(
+    rows: Any,
+    size: int,
+    triangle: Any,
+    diagonal: Any,
+    space: Any,
+    spread: float,
+    magnitude: float,
+) -> float:
     """Orthonormalise the tangent vectors of one trajectory in place; see `orthonormalise`.
+
+    `spread` and `magnitude` are `boundaries.Limits`.
 
     Returns:
         The share of the limits that the frame used: infinite for lost rank, NaN for vectors that
@@ -25,4 +35,4 @@ def factor(rows: Any, size: int, triangle: Any, diagonal: Any, space: Any, limit
     if shortest == 0:
         return np.inf
     high, low = np.log(longest), np.log(shortest)
-    return max((high - low) / limits.spread, max(abs(high), abs(low)) / limits.magnitude)
+    return max((high - low) / spread, max(abs(high), abs(low)) / magnitude)

@@ -71,6 +71,7 @@ def _scan(
         The progress made.
     """
     interval, shortened, step, boundary = pace.interval, pace.shortened, 0, 0
+    spread, magnitude = pace.limits
     _, trajectories, vectors = frames.diagonals.shape
     threads = len(used)
     for stop in stops:
@@ -86,7 +87,7 @@ def _scan(
                     if advance:
                         _advance(tangent, frames.rows, step, planned, own)
                     used[thread] = _factor(
-                        frames, size, boundary, step + taken, own, space, pace.limits
+                        frames, size, boundary, step + taken, own, space, spread, magnitude
                     )
                 worst = _worst(used)
                 accepted = worst <= 1.0 or taken == 1
@@ -113,7 +114,14 @@ def _advance(tangent: Any, rows: Any, start: int, length: int, own: Any) -> None
 
 @part
 def _factor(
-    frames: Any, size: int, boundary: int, end: int, own: Any, space: Any, limits: Any
+    frames: Any,
+    size: int,
+    boundary: int,
+    end: int,
+    own: Any,
+    space: Any,
+    spread: float,
+    magnitude: float,
 ) -> float:
     place = boundary % len(frames.triangles)
     work = Space(
@@ -131,7 +139,8 @@ def _factor(
             frames.triangles[place, trajectory],
             frames.diagonals[boundary, trajectory],
             work,
-            limits,
+            spread,
+            magnitude,
         )
         worst = _larger(worst, used)
     return worst

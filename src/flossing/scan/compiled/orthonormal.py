@@ -139,7 +139,7 @@ def _largest(rows: Any, columns: int) -> Any:
     for row in range(len(rows)):
         for column in range(columns):
             largest = max(largest, abs(rows[row, column]))
-            undefined += rows[row, column] - rows[row, column]
+            undefined += 0 * rows[row, column]
     return largest + undefined
 
 
@@ -203,7 +203,9 @@ def _complete(rows: Any, row: int, size: int) -> None:
 
 
 @part
-def _compose(triangle: Any, start: int, height: int, outside: Any, within: Any, first: bool) -> None:
+def _compose(
+    triangle: Any, start: int, height: int, outside: Any, within: Any, first: bool
+) -> None:
     """Take one more pass into a block's rows of Rᵀ: old block = S Q + W new block."""
     if not first:
         multiply(

@@ -7,9 +7,7 @@ from flossing.scan.compiled.tangents import pull, share
 
 
 @compiled
-def adjoint_of_states(
-    tangent: Any, covectors: Any, carried: Any, start: int, window: int
-) -> None:
+def adjoint_of_states(tangent: Any, covectors: Any, carried: Any, start: int, window: int) -> None:
     """Add to the gradient of every state what reaches it through later ones.
 
     Args:

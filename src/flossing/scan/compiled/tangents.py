@@ -95,9 +95,7 @@ def is_gated(tangent: Any) -> bool:
 def _push_gated(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) -> None:
     start, stop = share.first * share.vectors, share.last * share.vectors
     currents = tangent.currents[step % len(tangent.currents)]
-    multiply_packed(
-        vectors[start:stop], stop - start, tangent.panels, currents[start:stop]
-    )
+    multiply_packed(vectors[start:stop], stop - start, tangent.panels, currents[start:stop])
     coefficients, diagonal = tangent.coefficients[step], tangent.diagonal[step]
     _, blocks, gates, units = coefficients.shape
     for trajectory in range(share.first, share.last):
@@ -190,9 +188,7 @@ def _multiply_dense(
     count, size = share.vectors, len(jacobian)
     columns, products = tangent.columns[share.thread], tangent.images[share.thread]
     transpose(vectors, count, size, columns)
-    multiply(
-        jacobian, transposed, FULL, size, size, columns, 0, products, 0, count, 1.0, False
-    )
+    multiply(jacobian, transposed, FULL, size, size, columns, 0, products, 0, count, 1.0, False)
     rows = tangent.rows[share.thread]
     transpose(products, size, count, rows)
     for row in range(count):

@@ -128,6 +128,7 @@ def _factor(
         space.columns[own.thread],
         space.outside[own.thread],
         space.within[own.thread],
+        space.inverse[own.thread],
         space.lengths[own.thread],
     )
     worst = 0.0

@@ -24,6 +24,8 @@ _ORTHONORMAL = 2.0
 """The ρ² after which nothing needs repeating."""
 _PASSES = 4
 """More than enough: the second leaves ρ near one."""
+_INDEPENDENT = 64.0
+"""The ρ² within a block up to which its Gram matrix is as good as its vectors."""
 _SMALL = 1e-12
 """Entries up to the inverse of this have squares far from overflow and underflow."""
 
@@ -35,12 +37,14 @@ class Space(NamedTuple):
         columns: the frame transposed [n, k].
         outside: a block's coefficients on the vectors before it [8, k].
         within: its coefficients within [8, 8].
+        inverse: their inverse [8, 8]; sums [8, k].
         lengths: squares of its vectors' lengths [8].
     """
 
     columns: Any
     outside: Any
     within: Any
+    inverse: Any
     lengths: Any
 
     @classmethod
@@ -49,6 +53,7 @@ class Space(NamedTuple):
         width = row_length(count, dtype)
         return cls(
             np.zeros((threads, padded(size, dtype), width), dtype),
+            np.zeros((threads, _BLOCK, width), dtype),
             np.zeros((threads, _BLOCK, width), dtype),
             np.zeros((threads, _BLOCK, width), dtype),
             np.zeros((threads, _BLOCK), dtype),
@@ -90,6 +95,7 @@ def orthonormalise(rows: Any, size: int, triangle: Any, diagonal: Any, space: An
         space.columns.ctypes.data,
         space.outside.ctypes.data,
         space.within.ctypes.data,
+        space.inverse.ctypes.data,
         space.lengths.ctypes.data,
         rows.dtype.type(0),
     )
@@ -145,10 +151,13 @@ def _largest(rows: Any, columns: int) -> Any:
 
 @part
 def _longest(rows: Any, columns: int) -> Any:
-    longest = rows.dtype.type(0)
+    """Return the length of the longest row; NaN or infinite where one is not finite."""
+    longest = undefined = rows.dtype.type(0)
     for row in range(len(rows)):
-        longest = max(longest, _dot(rows, row, row, columns))
-    return np.sqrt(longest)
+        square = _dot(rows, row, row, columns)
+        longest = max(longest, square)
+        undefined += 0 * square
+    return np.sqrt(longest) + undefined
 
 
 @part
@@ -203,15 +212,18 @@ def _complete(rows: Any, row: int, size: int) -> None:
 
 
 @part
-def _compose(
-    triangle: Any, start: int, height: int, outside: Any, within: Any, first: bool
-) -> None:
+def _compose(triangle: Any, start: int, height: int, space: Any, first: bool) -> None:
     """Take one more pass into a block's rows of Rᵀ: old block = S Q + W new block."""
+    outside, within, sums = space.outside, space.within, space.inverse
     if not first:
+        # Not in place: products write whole vector registers, and the block lies right behind.
         multiply(
             triangle[:, start:], False, LOWER, height, height, outside, 0,
-            triangle, 0, start, 1.0, True,
+            sums, 0, start, 1.0, False,
         )  # fmt: skip
+        for row in range(height):
+            for column in range(start):
+                triangle[row, column] += sums[row, column]
     for row in range(height):
         if first:
             for column in range(start):
@@ -251,8 +263,10 @@ def _orthonormalise_block(
                 lengths[row] = 1
         multiply(block, False, FULL, height, size, space.columns, 0, outside, 0, start, 1.0, False)
         multiply(outside, False, FULL, height, start, rows, 0, block, 0, length, -1.0, True)
-        ratio = _gram_schmidt(rows, start, stop, size, within, lengths, shortest)
-        _compose(result, start, height, outside, within, attempt == 0)
+        ratio = _cholesky(rows, start, stop, size, space, shortest)
+        if not ratio < np.inf:
+            ratio = _gram_schmidt(rows, start, stop, size, within, lengths, shortest)
+        _compose(result, start, height, space, attempt == 0)
         for row in range(height):
             if lengths[row] < 0:
                 diagonal[start + row] = 0
@@ -266,8 +280,47 @@ def _orthonormalise_block(
     transpose(block, height, size, space.columns[:, start:])
 
 
+@part
+def _cholesky(rows: Any, start: int, stop: int, size: int, space: Any, shortest: Any) -> float:
+    """Do what `_gram_schmidt` does by the Gram matrix of the block, where that is as good.
+
+    Returns:
+        The ρ² of the block, or infinity, and nothing done, where vectors of the block are close to
+        dependent on one another.
+    """
+    height, block, within, lengths = stop - start, rows[start:stop], space.within, space.lengths
+    transpose(block, height, size, space.columns[:, start:])
+    multiply(block, False, FULL, height, size, space.columns, start, within, 0, height, 1.0, False)
+    worst = 1.0
+    for column in range(height):
+        whole = within[column, column]
+        for index in range(column):
+            within[column, column] -= within[column, index] * within[column, index]
+        square = within[column, column]
+        if not (square * _INDEPENDENT > whole and square > shortest * shortest):
+            return np.inf
+        worst = max(worst, lengths[column] / square)
+        within[column, column] = np.sqrt(square)
+        for row in range(column + 1, height):
+            for index in range(column):
+                within[row, column] -= within[row, index] * within[column, index]
+            within[row, column] /= within[column, column]
+    inverse = space.inverse
+    for row in range(height):
+        scale = 1 / within[row, row]
+        for column in range(height):
+            inverse[row, column] = 0
+        for other in range(row):
+            for column in range(other + 1):
+                inverse[row, column] -= within[row, other] * scale * inverse[other, column]
+        inverse[row, row] = scale
+    columns = rows.shape[1]
+    multiply(inverse, False, LOWER, height, height, block, 0, block, 0, columns, 1.0, False)
+    return worst
+
+
 def _signature(number: Any) -> Any:
-    return number(*(types.intp,) * 11, number)
+    return number(*(types.intp,) * 12, number)
 
 
 @linked("orthonormalise", _signature)
@@ -282,6 +335,7 @@ def _orthonormalise_at(
     columns: int,
     outside: int,
     within: int,
+    inverse: int,
     lengths: int,
     number: Any,
 ) -> Any:
@@ -292,17 +346,20 @@ def _orthonormalise_at(
         numba.carray(pointer_to(columns, number), (size, width)),
         numba.carray(pointer_to(outside, number), (_BLOCK, width)),
         numba.carray(pointer_to(within, number), (_BLOCK, width)),
+        numba.carray(pointer_to(inverse, number), (_BLOCK, width)),
         numba.carray(pointer_to(lengths, number), _BLOCK),
     )
-    largest = _largest(frame, size)
-    if not largest < np.inf:
-        return largest
     scale = frame.dtype.type(1)
-    if largest > 0 and not _SMALL < largest < 1 / _SMALL:
-        scale = largest
-        for row in range(count):
-            _scale(frame, row, 1 / scale, size)
     longest = _longest(frame, size)
+    if not _SMALL < longest < 1 / _SMALL:
+        largest = _largest(frame, size)
+        if not largest < np.inf:
+            return largest
+        if largest > 0:
+            scale = largest
+            for row in range(count):
+                _scale(frame, row, 1 / scale, size)
+            longest = _longest(frame, size)
     rounding = 4 * np.sqrt(size) * np.finfo(frame.dtype).eps
     for start in range(0, count, _BLOCK):
         stop = min(count, start + _BLOCK)

@@ -121,7 +121,7 @@ def jax_method(kind: str, problem: Problem) -> Method | None:
     return lambda: jax.block_until_ready(compiled(weights, inputs, first_frame))
 
 
-def _jax_rnn(jnp: Any, jax: Any) -> Callable[..., Any]:
+def _jax_rnn(jnp: Any, _: Any) -> Callable[..., Any]:
     def cell(weights: Any, x: Any, h: Any) -> Any:
         w_ih, w_hh, b_ih, b_hh = weights
         return jnp.tanh(w_ih @ x + b_ih + w_hh @ h + b_hh)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import flossing
+from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE
 
 
 def singular_stack(steps, size, rank, seed, dtype=torch.float64):
@@ -192,21 +193,36 @@ def test_interval_too_long_is_shortened_and_said():
     torch.testing.assert_close(spectrum.exponents, expected, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        (torch.float32, None),
+        (torch.float32, 1e-4),
+        (torch.float64, None),
+        (torch.float64, 1e-13),
+        (torch.float64, 1e-8),
+    ],
+)
+@pytest.mark.parametrize("flossed", [False, True])
 @pytest.mark.parametrize("gain", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("k", [1, 8, 14])
-def test_automatic_interval_agrees_with_every_step(gain, dtype, k):
+@pytest.mark.parametrize("k", [1, 8, 14, 16])
+def test_automatic_interval_stays_within_its_tolerance(gain, dtype, tolerance, k, flossed):
     rnn = nn.RNN(1, 16, dtype=dtype)
     nn.init.normal_(rnn.weight_hh_l0, std=gain / 4)
     inputs = 0.3 * torch.randn(60, 2, 1, dtype=dtype)
     options = {"k": k, "frame_transient": 10, "state_gradient": "detach"}
-    auto = flossing.lyapunov_spectrum(rnn, inputs, **options)
+    if flossed:
+        flossing.floss(rnn, lambda: inputs, steps=40, lr=1e-2, **options)
+    auto = flossing.lyapunov_spectrum(rnn, inputs, rounding_tolerance=tolerance, **options)
     every = flossing.lyapunov_spectrum(rnn, inputs, reorthonormalize=1, **options)
-    assert len(auto.local) < len(every.local) if k < 14 else len(auto.local) <= len(every.local)
-    tolerance = 1e-3 if dtype == torch.float32 else 1e-9
-    torch.testing.assert_close(auto.exponents, every.exponents, atol=tolerance, rtol=0)
+    assert len(auto.local) <= len(every.local)
+    assert len(auto.local) < len(every.local) / 2 or k > 1
+    allowed = tolerance or DEFAULT_ROUNDING_TOLERANCE[dtype]
+    torch.testing.assert_close(auto.exponents, every.exponents, atol=allowed, rtol=0)
     gradients = [
         torch.autograd.grad(s.exponents.square().mean(), rnn.weight_hh_l0)[0] for s in (auto, every)
     ]
     error = torch.linalg.vector_norm(gradients[0] - gradients[1])
-    assert error < 10 * tolerance * torch.linalg.vector_norm(gradients[1])
+    # Single precision as such is not better than this where the dynamics are chaotic.
+    allowed = max(allowed, 1e-3 if dtype == torch.float32 else 0)
+    assert error <= allowed * torch.linalg.vector_norm(gradients[1])

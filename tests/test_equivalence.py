@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import flossing
+from flossing.scan.compiled import drive
 
 TOLERANCE = 1e-9
 
@@ -55,7 +56,8 @@ def _leaf(*shape):
 
 @st.composite
 def stock_modules(draw):
-    features, hidden, layers = draw(st.integers(1, 3)), draw(st.integers(2, 4)), 1
+    # From 9 on, a frame has more than one block and more than one vector register.
+    features, hidden, layers = draw(st.integers(1, 3)), draw(st.sampled_from([2, 3, 4, 9, 17])), 1
     kind = draw(st.sampled_from(["tanh", "relu", "gru", "lstm", "projected"]))
     as_cell = kind != "projected" and draw(st.booleans())
     bias = draw(st.booleans())
@@ -125,7 +127,7 @@ def custom_cells(draw):
 
 @st.composite
 def jacobian_stacks(draw):
-    steps, batch, size = draw(st.integers(4, 9)), draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    steps, batch, size = draw(st.integers(4, 9)), draw(st.integers(1, 3)), draw(st.integers(1, 12))
     jacobians = _leaf(steps, batch, size, size)
 
     def measure(**kwargs):
@@ -144,6 +146,7 @@ def spectrum_options(draw, size, steps):
         "state_transient": state_transient,
         "frame_transient": draw(st.integers(0, steps - state_transient - 1)),
         "reorthonormalize": draw(st.sampled_from([1, 2, 3, "auto"])),
+        "backend": draw(st.sampled_from(["auto", "auto", "torch"])),
         "state_gradient": draw(st.sampled_from(["full", "detach", 1, 2, 5])),
         "checkpoint_interval": draw(st.sampled_from([None, 1, 3])),
         "dt": draw(st.sampled_from([1.0, 0.1])),
@@ -187,7 +190,7 @@ def test_fast_path_equals_reference(drawn):
     assume(bool(growth.log_growth.isfinite().all()))
     assume(float(growth.local.nan_to_num().amin()) * options["dt"] > -6)
     fast, gradients = _value_and_gradients(case, **options)
-    reference, expected = _value_and_gradients(case, backend="reference", **options)
+    reference, expected = _value_and_gradients(case, **{**options, "backend": "reference"})
     _assert_close(fast.log_growth, reference.log_growth, 1.0)
     _assert_close(fast.exponents, reference.exponents, 1.0)
     _assert_close(fast.final_frame, reference.final_frame, 1.0)
@@ -231,3 +234,23 @@ def test_flossing_loss_by_finite_differences(module, shape, interval):
     leaves = [_leaf(6, 2, 2), _leaf(*shape), _leaf(*shape)]
     parameters = [p.detach().clone().requires_grad_() for p in module.parameters()]
     assert torch.autograd.gradcheck(loss, (*leaves, *parameters), fast_mode=True, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("trajectories", [2, 5])
+def test_threads_share_a_batch(kind, trajectories, monkeypatch):
+    monkeypatch.setattr(drive, "_PARALLEL_WORK", 0)
+    module, inputs = kind(2, 12).double(), _leaf(30, trajectories, 2)
+    results = []
+    threads = torch.get_num_threads()
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        try:
+            exponents = flossing.lyapunov_spectrum(module, inputs, k=9).exponents
+            leaves = [*module.parameters(), inputs]
+            gradients = torch.autograd.grad(exponents.square().sum(), leaves)
+        finally:
+            torch.set_num_threads(threads)
+        results.append((exponents, *gradients))
+    for alone, shared in zip(*results, strict=True):
+        torch.testing.assert_close(shared, alone, rtol=1e-12, atol=1e-12)

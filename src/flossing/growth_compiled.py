@@ -54,16 +54,17 @@ def _differentiable(
 ) -> tuple[Tensor, Tensor]:
     if isinstance(tangent, GatedTangent):
         gates = tangent.recurrent
-        outputs = _GatedGrowth.apply(  # pyright: ignore[reportUnknownMemberType]
-            gates.weight, gates.coefficients, tangent.diagonal, frame, forward
-        )
-    elif isinstance(tangent, DenseTangent):
-        outputs = _DenseGrowth.apply(tangent.jacobians, frame, forward)  # pyright: ignore[reportUnknownMemberType]
-    else:
-        batch, size, _ = frame.shape
-        products = tangent.push_all(drive.frames(forward.kept.rows[:-1], batch, size))
-        outputs = _ProductGrowth.apply(products, frame, tensors, forward)  # pyright: ignore[reportUnknownMemberType]
-    return cast(tuple[Tensor, Tensor], outputs)
+        parts = (gates.weight, gates.coefficients, tangent.diagonal)
+        return _apply(_GatedGrowth, *parts, frame, forward)
+    if isinstance(tangent, DenseTangent):
+        return _apply(_DenseGrowth, tangent.jacobians, frame, forward)
+    batch, size, _ = frame.shape
+    products = tangent.push_all(drive.frames(forward.kept.rows[:-1], batch, size))
+    return _apply(_ProductGrowth, products, frame, tensors, forward)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> tuple[Tensor, Tensor]:
+    return cast(Any, function).apply(*arguments)
 
 
 def _save(ctx: Any, forward: CompiledForward, *tangent: Tensor | None) -> tuple[Tensor, Tensor]:

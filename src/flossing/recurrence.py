@@ -5,7 +5,7 @@ The one place where a system, its inputs and its initial state are checked.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -180,15 +180,11 @@ def trajectory(
         with torch.no_grad():
             return _advance(problem, state, start, stop)
     recurrence, inputs = problem.recurrence, problem.inputs_from(start, stop)
-    on_cpu = state.device.type == "cpu"
-    if (
-        by_adjoint
-        and on_cpu
-        and isinstance(recurrence, StockRecurrence)
-        and not recurrence.projected
-    ):
+    gated = isinstance(recurrence, StockRecurrence) and not recurrence.projected
+    if by_adjoint and gated and inputs is not None and inputs.device.type == "cpu":
         window = 0 if state_gradient == "full" else state_gradient
-        states = recurrence.advance_by_adjoint(inputs, state, start, window)
+        stock = cast(StockRecurrence, recurrence)
+        states = stock.advance_by_adjoint(inputs, state, start, window)
         return torch.cat([state.unsqueeze(0), states])
     if state_gradient == "full":
         return _advance(problem, state, start, stop)

@@ -68,6 +68,10 @@ def lyapunov_spectrum(
         reorthonormalize: steps between factorisations, or "auto": as seldom as the conditioning
             of the frame allows. A fixed interval that would lose more than half of the digits is
             shortened where it does, with a warning.
+        rounding_tolerance: with "auto", the relative error that rounding may cause between two
+            factorisations, where a vector is as much shorter than the longest as it gets; the
+            exponents, per step, and their gradient, relative to its length, stay within it of
+            those of a factorisation at every step. `None`: 1e-5 in float32, 1e-10 in float64.
         state_gradient: "full": gradients flow through the states, by backpropagation through
             time, and explode where the largest exponent is positive; "detach": states count as
             constants; an integer w: the graph through the states is cut before every w-th step, so
@@ -83,8 +87,10 @@ def lyapunov_spectrum(
             system's own (lower ones are computed in float32).
         generator: for the random frame; `None` for a fixed seed, so that measuring leaves the
             global random state alone.
-        backend: "auto", "torch", "reference" (slow: explicit Jacobians and autograd through
-            `torch.linalg.qr`), or a callable like `flossing.growth.torch_growth`.
+        backend: "auto" and "compiled" (loops compiled for the CPU, PyTorch operations elsewhere),
+            "torch" (PyTorch operations everywhere), "reference" (slow: explicit Jacobians and
+            autograd through `torch.linalg.qr`), or a callable like
+            `flossing.growth.torch_growth`.
 
     Returns:
         The exponents, (B, k), with error bars, local rates, and final state and frame.
@@ -163,6 +169,7 @@ def log_growth_rates(
         k: how many exponents; `None` for all n.
         frame_transient: so many first steps align the frame; their growth is not counted.
         reorthonormalize: see `lyapunov_spectrum`; 1 makes `local` the rates of single steps.
+        rounding_tolerance: see `lyapunov_spectrum`.
         frame: orthonormal frame to start from, (B, n, k); `None` for a random one.
         checkpoint_interval: see `lyapunov_spectrum`.
         dt: duration of a step.

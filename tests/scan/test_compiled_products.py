@@ -14,7 +14,9 @@ DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 
 
 @njit
-def call_multiply(left, transposed, shape, rows, depth, right, product, column, columns, scale, add):
+def call_multiply(
+    left, transposed, shape, rows, depth, right, product, column, columns, scale, add
+):
     multiply(
         left, transposed, shape, rows, depth, right, column, product, column, columns, scale, add
     )  # fmt: skip
@@ -107,7 +109,10 @@ def test_packed(dtype, rows, depth, columns):
     whole = np.zeros((depth, -(-columns // width) * width), dtype)
     whole[:, :columns] = right
     panels = np.ascontiguousarray(whole.reshape(depth, -1, width).transpose(1, 0, 2))
-    left, product = random_matrix(rows, depth, dtype), np.empty((rows, padded(columns, dtype)), dtype)
+    left, product = (
+        random_matrix(rows, depth, dtype),
+        np.empty((rows, padded(columns, dtype)), dtype),
+    )
     call_packed(left, rows, panels, product)
     close(product[:, :columns], left[:, :depth] @ right, dtype)
     assert not product[:, columns:].any()

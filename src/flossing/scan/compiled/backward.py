@@ -141,7 +141,12 @@ def _step_back(  # pyright: ignore[reportUnusedFunction]
 
 
 def _step_back_dense(
-    tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
+    tangent: Any,
+    gradient: Any,
+    step: Any,
+    share: Any,
+    vectors: Any,  # noqa: ARG001
+    covectors: Any,
 ) -> None:
     for row in range(share.first * share.vectors, share.last * share.vectors):
         for column in range(covectors.shape[1]):

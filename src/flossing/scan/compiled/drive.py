@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -17,7 +16,7 @@ from flossing.scan.compiled.backward import (
     scan_backward_parallel,
 )
 from flossing.scan.compiled.forward import Frames, Progress, scan_forward, scan_forward_parallel
-from flossing.scan.compiled.machine import TILE, in_threads, link, padded
+from flossing.scan.compiled.machine import TILE, available_threads, in_threads, link, padded
 from flossing.scan.compiled.orthonormal import Space, row_length
 from flossing.scan.compiled.states import adjoint_of_states
 from flossing.scan.compiled.tangents import Dense, Gated
@@ -60,7 +59,7 @@ def threads_for(trajectories: int, work: int) -> int:
     """Return how many threads share a batch whose steps take so many multiplications."""
     if work < _PARALLEL_WORK:
         return 1
-    return min(trajectories, torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    return min(trajectories, torch.get_num_threads(), available_threads())
 
 
 def forward(
@@ -302,7 +301,7 @@ def _diagonal(tangent: GatedTensors) -> Tensor:
 
 def _packed(matrix: Tensor) -> Any:
     """Return R in panels as wide as a tile: [number of panels, rows, columns of a tile]."""
-    depth, columns = matrix.shape
+    columns = matrix.shape[1]
     width = TILE.vectors * TILE.lanes(_numpy_dtype(matrix))
     panels = -(-columns // width)
     whole = torch.nn.functional.pad(matrix, (0, panels * width - columns))

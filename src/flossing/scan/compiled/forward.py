@@ -78,7 +78,7 @@ def _scan(
         while step < stop:
             planned = min(interval, stop - step)
             taken = 2 * planned
-            accepted = False
+            accepted, worst = False, np.inf
             while not accepted:
                 advance = taken > planned
                 taken //= 2

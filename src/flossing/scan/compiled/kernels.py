@@ -1,3 +1,5 @@
+# Numba and llvmlite are untyped, and what they decorate takes other arguments than it declares.
+# pyright: reportCallIssue=false
 """The two kernels over tiles, compiled once for each floating point type.
 
 They are written in addresses, and strides in numbers. `products` makes them presentable.

@@ -1,3 +1,5 @@
+# Numba and llvmlite are untyped, and what they decorate takes other arguments than it declares.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 """How the loops are compiled, and the tile of a matrix product that this processor likes best."""
 
 import hashlib
@@ -79,6 +81,11 @@ def in_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> A
 
 
 _ONE_AT_A_TIME = threading.Lock()
+
+
+def available_threads() -> int:
+    """Return how many threads Numba has."""
+    return numba.config.NUMBA_NUM_THREADS  # pyright: ignore
 
 
 def part(function: Callable[..., Any]) -> Any:

@@ -1,11 +1,16 @@
+# Numba and llvmlite are untyped, and what they decorate takes other arguments than it declares.
+# pyright: reportCallIssue=false, reportPrivateImportUsage=false
+# pyright: reportUnknownArgumentType=false
 """The factorisation at a boundary: block Gram–Schmidt, repeated where it must be.
 
 A block of vectors is projected off those before it by two matrix products, and made orthonormal
-within by modified Gram–Schmidt. What rounding leaves of other directions is about eps·ρ, where ρ
-is the largest ratio of a vector's length before to that after. Where that is more than a few
-roundings the block goes through once more, which is enough (Giraud, Langou and Rozložník, "The loss
-of orthogonality in the Gram–Schmidt orthogonalization process", 2005). No square of a condition
-number appears, and no rank is needed.
+within by the Cholesky factor of its Gram matrix. What rounding leaves of other directions is about
+eps·ρ, where ρ is the largest ratio of a vector's length before to that after. Where that is more
+than a few roundings the block goes through once more, which is enough (Giraud, Langou and
+Rozložník, "The loss of orthogonality in the Gram–Schmidt orthogonalization process", 2005).
+
+A block whose vectors are close to dependent on one another goes vector by vector instead: its
+Gram matrix would square its condition number. So any rank will do.
 """
 
 from typing import Any, NamedTuple
@@ -162,38 +167,50 @@ def _longest(rows: Any, columns: int) -> Any:
 
 @part
 def _gram_schmidt(
-    rows: Any, start: int, stop: int, size: int, within: Any, lengths: Any, shortest: Any
-) -> float:
-    """Make the rows of a block orthonormal; return the ρ² at which that was done.
+    rows: Any, start: int, stop: int, size: int, space: Any, diagonal: Any, shortest: Any
+) -> None:
+    """Make the rows of a block orthonormal one by one, each as often as it takes.
 
     Args:
-        rows: the frame, of which the block is projected off the rows before it.
+        rows: the frame; the block has been projected off the rows before it once.
         start: the block's first row.
         stop: the row after its last one.
         size: n.
-        within: afterwards the coefficients within the block: old rows = W new rows.
-        lengths: squares of the rows' lengths before the projection; afterwards negative where a row
-            was replaced.
-        shortest: length below which a row is dependent on those before it.
+        space: coefficients are added to `outside` and put into `within`.
+        diagonal: set to zero for rows that are replaced.
+        shortest: length up to which a row is dependent on those before it.
     """
-    worst = 1.0
-    for row in range(stop - start):
+    outside, within = space.outside, space.within
+    for row in range(start, stop):
+        for other in range(start, stop):
+            within[row - start, other - start] = 0
+        length = _project(rows, row, start, size, outside, within, shortest)
+        if length <= shortest:
+            _complete(rows, row, size)
+            length = _project(rows, row, start, size, outside, within, 0 * shortest)
+            diagonal[row] = 0
+        within[row - start, row - start] = length
+        _scale(rows, row, 1 / length, size)
+
+
+@part
+def _project(
+    rows: Any, row: int, start: int, size: int, outside: Any, within: Any, shortest: Any
+) -> Any:
+    """Project a row off all before it until that changes little; return its length."""
+    square = _dot(rows, row, row, size)
+    for _ in range(_PASSES):
         for other in range(row):
-            inner = _dot(rows, start + row, start + other, size)
-            within[row, other] = inner
-            _subtract(rows, start + row, inner, start + other, size)
-        square = _dot(rows, start + row, start + row, size)
-        within[row, row] = np.sqrt(square)
-        if within[row, row] <= shortest:
-            _complete(rows, start + row, size)
-            for other in range(row):
-                within[row, other] = 0
-            within[row, row], lengths[row] = 1, -1
-            worst = np.inf
-        else:
-            worst = max(worst, lengths[row] / square)
-            _scale(rows, start + row, 1 / within[row, row], size)
-    return worst
+            inner = _dot(rows, row, other, size)
+            _subtract(rows, row, inner, other, size)
+            if other < start:
+                outside[row - start, other] += inner
+            else:
+                within[row - start, other - start] += inner
+        before, square = square, _dot(rows, row, row, size)
+        if square * _ORTHONORMAL > before or square <= shortest * shortest:
+            break
+    return np.sqrt(square)
 
 
 @part
@@ -253,7 +270,7 @@ def _orthonormalise_block(
 ) -> None:
     height, length = stop - start, rows.shape[1]
     block, result = rows[start:stop], triangle[start:stop]
-    outside, within, lengths = space.outside, space.within, space.lengths
+    outside, lengths = space.outside, space.lengths
     for attempt in range(_PASSES):
         for row in range(height):
             if attempt == 0:
@@ -265,11 +282,10 @@ def _orthonormalise_block(
         multiply(outside, False, FULL, height, start, rows, 0, block, 0, length, -1.0, True)
         ratio = _cholesky(rows, start, stop, size, space, shortest)
         if not ratio < np.inf:
-            ratio = _gram_schmidt(rows, start, stop, size, within, lengths, shortest)
+            _gram_schmidt(rows, start, stop, size, space, diagonal, shortest)
+            ratio = 1.0
         _compose(result, start, height, space, attempt == 0)
         for row in range(height):
-            if lengths[row] < 0:
-                diagonal[start + row] = 0
             if diagonal[start + row] == 0:
                 for column in range(start + row):
                     result[row, column] = 0

@@ -89,7 +89,7 @@ def _pull(tangent: Any, step: Any, share: Any, covectors: Any) -> Any:  # noqa: 
 
 def is_gated(tangent: Any) -> bool:
     """Whether Numba's type of a tangent map is that of a gated one."""
-    return isinstance(tangent, types.NamedTuple) and tangent.instance_class is Gated
+    return isinstance(tangent, types.NamedTuple) and tangent.instance_class is Gated  # pyright: ignore[reportUnknownMemberType]
 
 
 def _push_gated(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) -> None:

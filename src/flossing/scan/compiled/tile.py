@@ -1,3 +1,6 @@
+# Numba and llvmlite are untyped, and what they decorate takes other arguments than it declares.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownArgumentType=false
 """One tile of a matrix, kept in vector registers from beginning to end.
 
 A compiler vectorises plain loops to about half of what the processor can do here, and a call of
@@ -38,7 +41,7 @@ class _Product(NamedTuple):
 
 @intrinsic  # pyright: ignore[reportUntypedFunctionDecorator]
 def multiply_tile(
-    typing_context: Any,  # noqa: ARG001
+    typing_context: Any,
     height: Any,
     width: Any,
     left: Any,
@@ -61,7 +64,7 @@ def multiply_tile(
     index = types.intp
     signature = types.void(*(index,) * 10, scale, types.boolean)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         given = _Product(*arguments)
         element = context.get_value_type(scale)
         pointers = [
@@ -87,7 +90,7 @@ def multiply_tile(
 
 @intrinsic  # pyright: ignore[reportUntypedFunctionDecorator]
 def transpose_tile(
-    typing_context: Any,  # noqa: ARG001
+    typing_context: Any,
     matrix: Any,
     stride: Any,
     rows: Any,
@@ -103,7 +106,7 @@ def transpose_tile(
     index = types.intp
     signature = types.void(*(index,) * 5, number)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         matrix, stride, rows, result, result_stride, _ = arguments
         element = context.get_value_type(number)
         writer = _VectorWriter(builder, element, number.bitwidth // 8)
@@ -125,7 +128,7 @@ def transpose_tile(
 
 
 @intrinsic  # pyright: ignore[reportUntypedFunctionDecorator]
-def pointer_to(typing_context: Any, address: Any, number: Any) -> Any:  # noqa: ARG001
+def pointer_to(typing_context: Any, address: Any, number: Any) -> Any:
     """Return an address as a pointer to numbers of the type of `number`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -69,9 +69,10 @@ def lyapunov_spectrum(
             of the frame allows. A fixed interval that would lose more than half of the digits is
             shortened where it does, with a warning.
         rounding_tolerance: with "auto", the relative error that rounding may cause between two
-            factorisations, where a vector is as much shorter than the longest as it gets; the
-            exponents, per step, and their gradient, relative to its length, stay within it of
-            those of a factorisation at every step. `None`: 1e-5 in float32, 1e-10 in float64.
+            factorisations where a vector is shortest: eps times the ratio of the longest to it.
+            The exponents, per step, and their gradient, relative to its length, then stay about
+            that close to those of a factorisation at every step; Jacobians that nearly lose rank
+            can amplify it. `None`: 1e-5 in float32, 1e-13 in float64.
         state_gradient: "full": gradients flow through the states, by backpropagation through
             time, and explode where the largest exponent is positive; "detach": states count as
             constants; an integer w: the graph through the states is cut before every w-th step, so

@@ -33,7 +33,7 @@ test-all: check
 
 benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"
-	$(BIN)/python benchmarks/speed.py --output benchmarks/results/speed.json
+	$(BIN)/python benchmarks/speed.py --output benchmarks/results/speed.json $(ARGUMENTS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

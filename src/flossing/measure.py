@@ -6,11 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing.errors import NonFiniteError
 from flossing.growth import Backend, Growth, reference_growth
 from flossing.growth_compiled import compiled_growth
 from flossing.jacobians import JacobianStack
-from flossing.recurrence import DrivenMap, StateGradient, trajectory
+from flossing.recurrence import DrivenMap, StateGradient, check_finite, trajectory
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians
 from flossing.tangent import DenseTangent, TangentMap
@@ -115,7 +114,7 @@ def _run_segment(
         plan.state_gradient,
         by_adjoint=plan.backend is compiled_growth,
     )
-    _check_finite(states, start)
+    check_finite(states, start)
     if stop <= plan.state_transient:
         return _Segment(states[-1], [], None)
     stops = _stops(problem, plan, start, stop)
@@ -155,14 +154,3 @@ def _stops(problem: DrivenMap, plan: Plan, start: int, stop: int) -> tuple[int, 
     """Return the boundaries that there must be in a segment, counted from its start."""
     wanted = {plan.counted_from, *problem.lengths, stop}
     return tuple(sorted(at - start for at in wanted if start < at <= stop))
-
-
-def _check_finite(states: Float[Tensor, "T_plus_1 B S"], start: int) -> None:
-    finite = torch.isfinite(states.detach()).flatten(1).all(dim=1)
-    if bool(finite.all()):
-        return
-    step = start + int(finite.to(torch.int8).argmin())
-    raise NonFiniteError(
-        f"the state became infinite or NaN at step {step}: the trajectory diverges; check the "
-        "weights, the scale of the inputs and the initial state"
-    )

@@ -18,6 +18,7 @@ from flossing.errors import (
     InvalidInputError,
     InvalidOptionError,
     InvalidStateError,
+    NonFiniteError,
     UnsupportedSystemError,
 )
 from flossing.stock import StockCell, StockLayer, StockRecurrence, is_stock, stock_recurrence
@@ -197,6 +198,22 @@ def trajectory(
         pieces.append(_advance(problem, state, start, cut)[1:])
         start = cut
     return torch.cat(pieces)
+
+
+def check_finite(states: Float[Tensor, "T_plus_1 B S"], start: int) -> None:
+    """Refuse states that are infinite or NaN; the first one is that before step `start`.
+
+    Raises:
+        NonFiniteError: there are such.
+    """
+    finite = torch.isfinite(states.detach()).flatten(1).all(dim=1)
+    if bool(finite.all()):
+        return
+    step = start + int(finite.to(torch.int8).argmin())
+    raise NonFiniteError(
+        f"the state became infinite or NaN at step {step}: the trajectory diverges; check the "
+        "weights, the scale of the inputs and the initial state"
+    )
 
 
 def _advance(problem: DrivenMap, state: Tensor, start: int, stop: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""What a network does to its gradients: one question a file."""

@@ -1,0 +1,87 @@
+"""Figures of Lyapunov spectra."""
+
+# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# pyright: reportUnknownMemberType=false
+
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from flossing.plots.axes import axes_or_new, finite_or_nan, with_defaults
+from flossing.result import LyapunovSpectrum
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LOST_RANK = "flossing: exponents of -inf"
+
+
+def plot_spectrum(
+    result: LyapunovSpectrum, ax: "Axes | None" = None, *, label: str | None = None, **style: Any
+) -> "Axes":
+    """Plot exponents against their index, with error bars of one standard error.
+
+    Of several trajectories the mean is drawn, with its own error bars, and each one lightly.
+    Exponents of −∞ cannot be drawn; a note says where they are.
+
+    Args:
+        result: What `flossing.lyapunov_spectrum` returned.
+        ax: Where to draw; `None` for a new figure.
+        label: For the legend.
+        **style: Passed on to `Axes.errorbar`, e.g. `color`, `linestyle`, `marker`.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: Matplotlib is missing.
+
+    Example:
+        >>> import torch, flossing
+        >>> spectrum = flossing.lyapunov_spectrum(torch.nn.RNN(1, 8), torch.randn(50, 3, 1))
+        >>> ax = plot_spectrum(spectrum)
+        >>> ax.get_ylabel()
+        'Lyapunov exponent (nats per step)'
+    """
+    axes = axes_or_new(ax)
+    from matplotlib.ticker import MaxNLocator
+
+    exponents = result.exponents.detach().double().cpu()
+    errors = result.standard_error.detach().double().cpu()
+    index = list(range(1, exponents.shape[1] + 1))
+    drawn = finite_or_nan(exponents.mean(dim=0))
+    error = finite_or_nan(errors.square().sum(dim=0).sqrt() / len(errors)).nan_to_num(0.0)
+    container = axes.errorbar(
+        index,
+        drawn.numpy(),
+        yerr=error.numpy(),
+        label=label,
+        **with_defaults(style, marker="o", markersize=3, linewidth=1.2),
+    )
+    if len(exponents) > 1:
+        color = container.lines[0].get_color()
+        for trajectory in finite_or_nan(exponents):
+            axes.plot(index, trajectory.numpy(), color=color, alpha=0.25, linewidth=0.7, zorder=1)
+    _note_lost_rank(axes, exponents, label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("index of the exponent")
+    unit = "step" if result.dt == 1.0 else "unit of time"
+    axes.set_ylabel(f"Lyapunov exponent (nats per {unit})")
+    return axes
+
+
+def _note_lost_rank(axes: "Axes", exponents: Float[Tensor, "B k"], label: str | None) -> None:
+    lost = int(exponents.isneginf().any(dim=0).sum())
+    if not lost:
+        return
+    # Spectra drawn on the same axes note this one above the other.
+    earlier = sum(text.get_gid() == _LOST_RANK for text in axes.texts)
+    whose = f"{label}: " if label else ""
+    axes.annotate(
+        f"{whose}{lost} of {exponents.shape[1]} exponents are −∞",
+        (0.03, 0.03 + 0.08 * earlier),
+        xycoords="axes fraction",
+        fontsize="small",
+        gid=_LOST_RANK,
+    )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import flossing
-from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE
+from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE, Limits
 
 
 def singular_stack(steps, size, rank, seed, dtype=torch.float64):
@@ -220,9 +220,11 @@ def test_automatic_interval_stays_within_its_tolerance(gain, dtype, tolerance, k
     truth = flossing.lyapunov_spectrum(
         rnn, inputs, reorthonormalize=1, dtype=torch.float64, **options
     )
-    assert len(auto.local) <= len(every.local)
-    assert len(auto.local) < len(every.local) / 2 or k > 1
     allowed = tolerance or DEFAULT_ROUNDING_TOLERANCE[dtype]
+    first, last = every.exponents.detach().amax(), every.exponents.detach().amin()
+    share_of_limits = float(first - last) / Limits.of(dtype, allowed).spread
+    # As seldom as allowed, but for what the plan leaves in hand and the lengthening at the start.
+    assert len(auto.local) <= len(every.local) * min(1.0, 2 * share_of_limits + 0.2)
     exponents = [spectrum.exponents.detach().double() for spectrum in (auto, every, truth)]
     gradients = [
         torch.autograd.grad(s.exponents.square().mean(), rnn.weight_hh_l0)[0].double()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import flossing
-from flossing.scan.compiled import drive
+from flossing.scan.compiled import arrays
 
 TOLERANCE = 1e-9
 
@@ -236,21 +236,42 @@ def test_flossing_loss_by_finite_differences(module, shape, interval):
     assert torch.autograd.gradcheck(loss, (*leaves, *parameters), fast_mode=True, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
-@pytest.mark.parametrize("trajectories", [2, 5])
-def test_threads_share_a_batch(kind, trajectories, monkeypatch):
-    monkeypatch.setattr(drive, "_PARALLEL_WORK", 0)
-    module, inputs = kind(2, 12).double(), _leaf(30, trajectories, 2)
-    results = []
-    threads = torch.get_num_threads()
-    for number in (1, 2):
-        torch.set_num_threads(number)
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from([nn.RNN, nn.GRU, nn.LSTM, None]),
+    st.integers(1, 40),
+    st.floats(0, 1),
+    st.integers(1, 5),
+)
+def test_threads_share_trajectories_and_vectors(kind, units, share, trajectories):
+    count = max(1, round(share * units))
+    if kind is None:
+        leaves = [_leaf(20, trajectories, units, units)]
+
+        def exponents():
+            return flossing.log_growth_rates(leaves[0], k=count).exponents
+    else:
+        module, inputs = kind(2, units).double(), _leaf(20, trajectories, 2)
+        leaves = [*module.parameters(), inputs]
+
+        def exponents():
+            return flossing.lyapunov_spectrum(module, inputs, k=count).exponents
+
+    alone = _with_threads(1, exponents, leaves)
+    shared = _with_threads(2, exponents, leaves)
+    for ours, theirs in zip(shared, alone, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def _with_threads(number, exponents, leaves):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    with pytest.MonkeyPatch.context() as patch:
+        # However small the work is.
+        patch.setattr(arrays, "_PARALLEL_WORK", 0)
         try:
-            exponents = flossing.lyapunov_spectrum(module, inputs, k=9).exponents
-            leaves = [*module.parameters(), inputs]
-            gradients = torch.autograd.grad(exponents.square().sum(), leaves)
+            values = exponents()
+            gradients = torch.autograd.grad(values.square().sum(), leaves, allow_unused=True)
         finally:
-            torch.set_num_threads(threads)
-        results.append((exponents, *gradients))
-    for alone, shared in zip(*results, strict=True):
-        torch.testing.assert_close(shared, alone, rtol=1e-12, atol=1e-12)
+            torch.set_num_threads(before)
+    return [values, *gradients]

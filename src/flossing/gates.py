@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from flossing.scan.compiled.cells import GruLayer, Layer, LstmLayer, ReluLayer, TanhLayer
+
 
 class LayerWeights(NamedTuple):
     """Weights of one layer, in PyTorch's shapes; `weight_hr` is an LSTM's projection."""
@@ -192,9 +194,11 @@ class Kind(NamedTuple):
     """Number of gates m: the weights have m·N rows."""
     state_blocks: int
     """Number of state vectors: 2 for an LSTM's h and c, else 1."""
+    compiled: type[Layer]
+    """The same for the compiled loops."""
 
 
-TANH = Kind(_run_tanh, _tanh_coefficients, gates=1, state_blocks=1)
-RELU = Kind(_run_relu, _relu_coefficients, gates=1, state_blocks=1)
-GRU = Kind(_run_gru, _gru_coefficients, gates=3, state_blocks=1)
-LSTM = Kind(_run_lstm, _lstm_coefficients, gates=4, state_blocks=2)
+TANH = Kind(_run_tanh, _tanh_coefficients, gates=1, state_blocks=1, compiled=TanhLayer)
+RELU = Kind(_run_relu, _relu_coefficients, gates=1, state_blocks=1, compiled=ReluLayer)
+GRU = Kind(_run_gru, _gru_coefficients, gates=3, state_blocks=1, compiled=GruLayer)
+LSTM = Kind(_run_lstm, _lstm_coefficients, gates=4, state_blocks=2, compiled=LstmLayer)

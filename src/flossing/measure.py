@@ -9,7 +9,13 @@ from torch import Tensor
 from flossing.growth import Backend, Growth, reference_growth
 from flossing.growth_compiled import compiled_growth
 from flossing.jacobians import JacobianStack
-from flossing.recurrence import DrivenMap, StateGradient, check_finite, trajectory
+from flossing.recurrence import (
+    DrivenMap,
+    StateGradient,
+    check_finite,
+    compiled_trajectory,
+    trajectory,
+)
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians
 from flossing.tangent import DenseTangent, TangentMap
@@ -106,21 +112,23 @@ def _run_segment(
     stop: int,
     pace: Pace,
 ) -> _Segment:
-    states = trajectory(
-        problem,
-        state,
-        start,
-        stop,
-        plan.state_gradient,
-        by_adjoint=plan.backend is compiled_growth,
-    )
+    states, tangent = _states(problem, plan, state, start, stop)
     check_finite(states, start)
     if stop <= plan.state_transient:
         return _Segment(states[-1], [], None)
     stops = _stops(problem, plan, start, stop)
-    tangent = _tangent(problem, plan, states[:-1], start, stop)
+    if tangent is None:
+        tangent = _tangent(problem, plan, states[:-1], start, stop)
     growth = plan.backend(tangent, frame, stops, pace)
     return _Segment(states[-1], [states[at].detach() for at in stops], growth)
+
+
+def _states(
+    problem: DrivenMap, plan: Plan, state: Float[Tensor, "B S"], start: int, stop: int
+) -> tuple[Float[Tensor, "T_plus_1 B S"], TangentMap | None]:
+    arguments = problem, state, start, stop, plan.state_gradient
+    compiled = compiled_trajectory(*arguments) if plan.backend is compiled_growth else None
+    return compiled or (trajectory(*arguments), None)
 
 
 def _tangent(

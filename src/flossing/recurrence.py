@@ -5,7 +5,7 @@ The one place where a system, its inputs and its initial state are checked.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from flossing.errors import (
     NonFiniteError,
     UnsupportedSystemError,
 )
+from flossing.layers import ALWAYS_CUT
 from flossing.stock import StockCell, StockLayer, StockRecurrence, is_stock, stock_recurrence
 from flossing.tangent import TangentMap
 from flossing.tree import flatten
@@ -162,8 +163,6 @@ def trajectory(
     start: int,
     stop: int,
     state_gradient: StateGradient,
-    *,
-    by_adjoint: bool,
 ) -> Float[Tensor, "T_plus_1 B S"]:
     """Return the states before step `start` and after every step up to `stop`.
 
@@ -175,18 +174,10 @@ def trajectory(
         state_gradient: "full" keeps the graph through the states, "detach" none of it, and an
             integer w cuts it before every w-th step of the whole run, so that each state keeps
             between 1 and w steps of its history.
-        by_adjoint: take the gradient of stock layers on the CPU by the compiled recursion.
     """
     if state_gradient == "detach" or not torch.is_grad_enabled():
         with torch.no_grad():
             return _advance(problem, state, start, stop)
-    recurrence, inputs = problem.recurrence, problem.inputs_from(start, stop)
-    gated = isinstance(recurrence, StockRecurrence) and not recurrence.projected
-    if by_adjoint and gated and inputs is not None and inputs.device.type == "cpu":
-        window = 0 if state_gradient == "full" else state_gradient
-        stock = cast(StockRecurrence, recurrence)
-        states = stock.advance_by_adjoint(inputs, state, start, window)
-        return torch.cat([state.unsqueeze(0), states])
     if state_gradient == "full":
         return _advance(problem, state, start, stop)
     pieces = [state.unsqueeze(0)]
@@ -198,6 +189,30 @@ def trajectory(
         pieces.append(_advance(problem, state, start, cut)[1:])
         start = cut
     return torch.cat(pieces)
+
+
+def compiled_trajectory(
+    problem: DrivenMap,
+    state: Float[Tensor, "B S"],
+    start: int,
+    stop: int,
+    state_gradient: StateGradient,
+) -> tuple[Float[Tensor, "T_plus_1 B S"], TangentMap | None] | None:
+    """Do what `trajectory` does in compiled loops, and return the tangent map where these know it.
+
+    `None` for what they do not run: all but stock layers without projection on the CPU.
+    """
+    recurrence, inputs = problem.recurrence, problem.inputs_from(start, stop)
+    if not isinstance(recurrence, StockRecurrence) or recurrence.projected:
+        return None
+    if inputs is None or inputs.device.type != "cpu":
+        return None
+    if isinstance(state_gradient, int):
+        return recurrence.linearised_run(inputs, state, start, state_gradient)
+    if state_gradient == "full":
+        return recurrence.linearised_run(inputs, state, start, 0)
+    states, tangent = recurrence.linearised_run(inputs, state, start, ALWAYS_CUT)
+    return states.detach(), tangent
 
 
 def check_finite(states: Float[Tensor, "T_plus_1 B S"], start: int) -> None:

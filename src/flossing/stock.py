@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from flossing.errors import InvalidOptionError, InvalidStateError, UnsupportedSystemError
 from flossing.gates import GRU, LSTM, RELU, TANH, Coefficients, Kind, LayerWeights
-from flossing.states import layer_states
+from flossing.layers import linearised_layer
 from flossing.tangent import CellTangent, GatedTangent, Gates, StackedTangent, TangentMap
 from flossing.tree import describe
 from flossing.typed import split, unflatten
@@ -115,24 +115,34 @@ class StockRecurrence:
             inputs = pieces[-1][..., : weights.weight_hh.shape[1]]
         return torch.cat(pieces, dim=-1)
 
-    def advance_by_adjoint(
+    def linearised_run(
         self, inputs: Float[Tensor, "T B D"], state: Float[Tensor, "B n"], start: int, window: int
-    ) -> Float[Tensor, "T B n"]:
-        """Return the flat states after each step, with the adjoint recursion as gradient.
+    ) -> tuple[Float[Tensor, "T_plus_1 B n"], GatedTangent | None]:
+        """Return the states before the first step and after each one, and the tangent map.
+
+        In compiled loops, for layers without projection on the CPU. These have no tangent map of
+        a whole stack, nor of an upper layer with a window.
 
         Args:
             inputs: inputs of every step.
             state: state before the first one.
             start: the number of the first step.
-            window: cut the graph through the states before every `window`-th step; 0 for never.
+            window: see `flossing.layers.linearised_layer`.
         """
         pieces: list[Tensor] = []
-        for weights, piece in zip(self.layers, self._pieces(state), strict=True):
-            pieces.append(
-                layer_states(self.kind, weights, inputs, piece.contiguous(), start, window)
-            )
-            inputs = pieces[-1][..., : weights.weight_hh.shape[1]]
-        return torch.cat(pieces, dim=-1)
+        tangent = None
+        selected = 0 if len(self.layers) == 1 else self.selected
+        if selected and window > 0:
+            # The inputs of this layer's Jacobians pass the cuts, its states' inputs do not.
+            selected = None
+        for index, (weights, piece) in enumerate(
+            zip(self.layers, self._pieces(state), strict=True)
+        ):
+            run = linearised_layer(self.kind, weights, inputs, piece, start, window)
+            pieces.append(run.states)
+            inputs = run.states[1:, :, : weights.weight_hh.shape[1]]
+            tangent = run.tangent if index == selected else tangent
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1), tangent
 
     def step(self, inputs: Any, state: Float[Tensor, "R n"]) -> Float[Tensor, "R n"]:
         """Return the flat states after one step on independent rows, by PyTorch's own kernels."""

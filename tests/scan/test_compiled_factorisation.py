@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from flossing.scan.compiled.machine import link, padded
+from flossing.scan.compiled.machine import TILE, link, padded
 from flossing.scan.compiled.orthonormal import Space, orthonormalise, row_length, solve
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
@@ -18,8 +18,8 @@ def call_orthonormalise(rows, size, triangle, diagonal, space):
 
 
 @njit
-def call_solve(triangle, rows):
-    solve(triangle, rows)
+def call_solve(triangle, rows, first, length):
+    solve(triangle, rows, first, length)
 
 
 def factor(vectors, dtype):
@@ -118,5 +118,7 @@ def test_solve(dtype, count):
     triangle[:, :count] = np.where(np.tri(count, dtype=bool), lower, np.nan)
     rows = rng.standard_normal((count, padded(30, dtype))).astype(dtype)
     expected = np.linalg.solve(lower.T, rows.astype(np.float64))
-    call_solve(triangle, rows)
+    lanes = TILE.lanes(np.dtype(dtype))
+    call_solve(triangle, rows, 0, lanes)
+    call_solve(triangle, rows, lanes, rows.shape[1] - lanes)
     np.testing.assert_allclose(rows, expected, rtol=0, atol=1e3 * np.finfo(dtype).eps)

@@ -100,7 +100,7 @@ def linearise(
 
 def _linearise(problem: DrivenMap, start: int, exponents: int) -> Linearisation:
     stop = problem.steps
-    states = trajectory(problem, problem.state, 0, stop, "detach", by_adjoint=False)[start:]
+    states = trajectory(problem, problem.state, 0, stop, "detach")[start:]
     check_finite(states, start)
     tangent = problem.recurrence.tangent(problem.inputs_from(start, stop), states[:-1], exponents)
     return Linearisation(problem, states, tangent)

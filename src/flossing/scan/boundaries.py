@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-DEFAULT_ROUNDING_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
+DEFAULT_ROUNDING_TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-13}
 
 
 class Limits(NamedTuple):

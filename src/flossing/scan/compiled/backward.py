@@ -6,12 +6,13 @@ from numba import prange
 from numba.extending import overload
 
 from flossing.scan.compiled.kernels import FULL, LOWER
-from flossing.scan.compiled.machine import part, serial_and_parallel, unchecked
+from flossing.scan.compiled.machine import TILE, part, serial_and_parallel, unchecked
 from flossing.scan.compiled.orthonormal import solve
 from flossing.scan.compiled.products import multiply, transpose
 from flossing.scan.compiled.tangents import is_gated, pull, share
 
 _CHUNK = 16
+_VECTOR_BYTES = TILE.vector_bytes
 
 
 class GatedGradient(NamedTuple):
@@ -19,8 +20,8 @@ class GatedGradient(NamedTuple):
 
     Attributes:
         weight: of W [threads, m·N, N].
-        coefficients: of C [T, B, s, m, N].
-        diagonal: of A, in its shape.
+        coefficients: of C [copies, T, B, s, m, N], a copy for every thread or only one.
+        diagonal: of A, likewise.
         gates: work space [threads, R, m·N]: the left factors of the gradient of W.
         inputs: work space [threads, R, N]: the right factors.
         filled: rows of that in use [threads].
@@ -62,20 +63,29 @@ def _scan(
         weights: ∂L/∂ log R_ii at every boundary [M, B, k].
         covectors: the gradient of the last frame [B·k, n]; afterwards that of the first.
         columns: work space [threads, n, k].
-        corrections: work space [threads, k, k].
+        corrections: work space [B, k, k].
     """
     boundaries, trajectories, vectors = weights.shape
     threads = len(columns)
-    for thread in prange(threads):
-        own = share(thread, threads, trajectories, vectors)
-        for boundary in range(boundaries - 1, -1, -1):
-            end = frames.ends[boundary]
-            start = frames.ends[boundary - 1] if boundary else 0
-            for trajectory in range(own.first, own.last):
-                _through_factor(
-                    frames, size, boundary, trajectory, weights, covectors,
-                    columns[thread], corrections[thread],
+    # Where there are fewer trajectories than threads, several threads share a trajectory.
+    parts = max(1, threads // trajectories)
+    for boundary in range(boundaries - 1, -1, -1):
+        end = frames.ends[boundary]
+        start = frames.ends[boundary - 1] if boundary else 0
+        for thread in prange(threads):
+            for trajectory in range(thread // parts, trajectories, threads // parts):
+                _correct(
+                    frames, size, boundary, trajectory, weights, covectors, columns[thread],
+                    corrections[trajectory], thread % parts, parts,
                 )  # fmt: skip
+        for thread in prange(threads):
+            for trajectory in range(thread // parts, trajectories, threads // parts):
+                _through_factor(
+                    frames, boundary, trajectory, covectors, corrections[trajectory],
+                    thread % parts, parts,
+                )  # fmt: skip
+        for thread in prange(threads):
+            own = share(thread, threads, trajectories, vectors)
             for step in range(end - 1, start - 1, -1):
                 step_back(tangent, gradient, step, own, frames.rows[step], covectors)
 
@@ -84,7 +94,7 @@ scan_backward, scan_backward_parallel = serial_and_parallel(_scan)
 
 
 @part
-def _through_factor(
+def _correct(
     frames: Any,
     size: int,
     boundary: int,
@@ -93,29 +103,55 @@ def _through_factor(
     covectors: Any,
     columns: Any,
     correction: Any,
+    part_number: int,
+    parts: int,
 ) -> None:
-    """G ← (G − Q (triu(QᵀG) − diag(w))) R^{-T} for one trajectory."""
+    """Fill in some rows of the correction (triu(QᵀG) − diag(w))ᵀ of one trajectory."""
     count = weights.shape[2]
     rows = slice(trajectory * count, (trajectory + 1) * count)
     frame, target = frames.rows[frames.ends[boundary], rows], covectors[rows]
-    length = target.shape[1]
     transpose(frame, count, size, columns)
-    for start in range(0, count, _CHUNK):
-        stop = min(count, start + _CHUNK)
+    chunks = (count + _CHUNK - 1) // _CHUNK
+    # Dealt out in turns, for later ones are longer.
+    for chunk in range(part_number, chunks, parts):
+        start, stop = chunk * _CHUNK, min(count, (chunk + 1) * _CHUNK)
         multiply(
             target[start:stop], False, FULL, stop - start, size, columns, 0,
             correction[start:stop], 0, stop, 1.0, False,
         )  # fmt: skip
-    for row in range(count):
-        correction[row, row] -= weights[boundary, trajectory, row]
-        for column in range(row + 1, count):
-            correction[row, column] = 0
-    multiply(correction, False, LOWER, count, count, frame, 0, target, 0, length, -1.0, True)
-    solve(frames.triangles[boundary, trajectory], target)
+        for row in range(start, stop):
+            correction[row, row] -= weights[boundary, trajectory, row]
+            for column in range(row + 1, count):
+                correction[row, column] = 0
+
+
+@part
+def _through_factor(
+    frames: Any,
+    boundary: int,
+    trajectory: int,
+    covectors: Any,
+    correction: Any,
+    part_number: int,
+    parts: int,
+) -> None:
+    """G ← (G − Q correctionᵀ) R^{-T} for some of the n entries of one trajectory's covectors."""
+    count = frames.diagonals.shape[2]
+    rows = slice(trajectory * count, (trajectory + 1) * count)
+    frame, target = frames.rows[frames.ends[boundary], rows], covectors[rows]
+    lanes = _VECTOR_BYTES // target.itemsize
+    vectors = target.shape[1] // lanes
+    first = part_number * vectors // parts * lanes
+    length = (part_number + 1) * vectors // parts * lanes - first
+    multiply(
+        correction, False, LOWER, count, count, frame, first, target, first, length, -1.0, True
+    )
+    solve(frames.triangles[boundary, trajectory], target, first, length)
     for row in range(count):
         if frames.diagonals[boundary, trajectory, row] == 0:
-            for column in range(size):
-                target[row, column] = 0
+            own = target[row][first : first + length]
+            for column in range(length):
+                own[column] = 0
 
 
 def step_back(
@@ -148,7 +184,7 @@ def _step_back_dense(
     vectors: Any,  # noqa: ARG001
     covectors: Any,
 ) -> None:
-    for row in range(share.first * share.vectors, share.last * share.vectors):
+    for row in range(share.first, share.last):
         for column in range(covectors.shape[1]):
             gradient.adjoint[step, row, column] = covectors[row, column]
     pull(tangent, step, share, covectors)
@@ -168,29 +204,30 @@ def _add_coefficients(
     tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
 ) -> None:
     """∂L/∂c = Σ_k g · (W V), ∂L/∂a = Σ_k g · V, entry by entry."""
-    of_coefficients, of_diagonal = gradient.coefficients[step], gradient.diagonal[step]
+    copy = share.thread % len(gradient.coefficients)
+    of_coefficients, of_diagonal = gradient.coefficients[copy, step], gradient.diagonal[copy, step]
     currents = tangent.currents[step]
     _, blocks, gates, units = of_coefficients.shape
-    for trajectory in range(share.first, share.last):
-        for row in range(trajectory * share.vectors, (trajectory + 1) * share.vectors):
-            for block in range(blocks):
-                for gate in range(gates):
-                    for unit in range(units):
-                        covector = covectors[row, block * units + unit]
-                        product = covector * currents[row, gate * units + unit]
-                        of_coefficients[trajectory, block, gate, unit] += product
-                for other in range(of_diagonal.shape[1]):
-                    for unit in range(units):
-                        covector = covectors[row, block * units + unit]
-                        product = covector * vectors[row, other * units + unit]
-                        of_diagonal[trajectory, block, other, unit] += product
+    for row in range(share.first, share.last):
+        trajectory = row // share.vectors
+        for block in range(blocks):
+            for gate in range(gates):
+                for unit in range(units):
+                    covector = covectors[row, block * units + unit]
+                    product = covector * currents[row, gate * units + unit]
+                    of_coefficients[trajectory, block, gate, unit] += product
+            for other in range(of_diagonal.shape[1]):
+                for unit in range(units):
+                    covector = covectors[row, block * units + unit]
+                    product = covector * vectors[row, other * units + unit]
+                    of_diagonal[trajectory, block, other, unit] += product
 
 
 @part
 def _add_weight(tangent: Any, gradient: Any, share: Any, vectors: Any, last: bool) -> None:
     """∂L/∂W = Σ (Cᵀ G) Vᵀ: collected, and multiplied once there are enough rows."""
-    thread, start = share.thread, share.first * share.vectors
-    rows = share.last * share.vectors - start
+    thread, start = share.thread, share.first
+    rows = share.last - start
     gates, inputs = gradient.gates[thread], gradient.inputs[thread]
     weight = gradient.weight[thread]
     outputs, units = weight.shape[0], tangent.coefficients.shape[4]

@@ -1,6 +1,6 @@
 """From tensors to the compiled scans and back."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flossing.errors import NonFiniteError
 from flossing.scan.boundaries import Pace
+from flossing.scan.compiled.arrays import numpy_dtype, packed, threads_for
 from flossing.scan.compiled.backward import (
     DenseGradient,
     GatedGradient,
@@ -16,15 +17,12 @@ from flossing.scan.compiled.backward import (
     scan_backward_parallel,
 )
 from flossing.scan.compiled.forward import Frames, Progress, scan_forward, scan_forward_parallel
-from flossing.scan.compiled.machine import TILE, available_threads, in_threads, link, padded
+from flossing.scan.compiled.machine import TILE, in_threads, link, padded
 from flossing.scan.compiled.orthonormal import Space, row_length
-from flossing.scan.compiled.states import adjoint_of_states
 from flossing.scan.compiled.tangents import Dense, Gated
 from flossing.scan.pytorch import NOT_FINITE
 from flossing.typed import unflatten
 
-_PARALLEL_WORK = 1 << 19
-"""Multiplications in a step that are worth a second thread."""
 _COLLECTED_ROWS = 64
 
 
@@ -55,13 +53,6 @@ class CompiledForward(NamedTuple):
     kept: Kept
 
 
-def threads_for(trajectories: int, work: int) -> int:
-    """Return how many threads share a batch whose steps take so many multiplications."""
-    if work < _PARALLEL_WORK:
-        return 1
-    return min(trajectories, torch.get_num_threads(), available_threads())
-
-
 def forward(
     tangent: GatedTensors | Float[Tensor, "T B n n"],
     frame: Float[Tensor, "B n k"],
@@ -83,7 +74,7 @@ def forward(
         NonFiniteError: a tangent vector is infinite or NaN.
     """
     batch, size, count = frame.shape
-    dtype, steps = _numpy_dtype(frame), stops[-1]
+    dtype, steps = numpy_dtype(frame), stops[-1]
     link(dtype)
     width, kept = row_length(count, dtype), steps if keep else 1
     rows = frame.new_empty(steps + 1, batch * count, padded(size, dtype))
@@ -155,13 +146,18 @@ def backward_gated(
     batch, _, count = cotangent.shape
     threads = _threads(tangent, batch, count)
     outputs, units = tangent.weight.shape
-    dtype = _numpy_dtype(cotangent)
-    diagonal = _diagonal(tangent)
-    rows = -(-batch // threads) * count
+    dtype = numpy_dtype(cotangent)
+    # A thread's share of the rows, at most.
+    rows = -(-batch * count // threads) + TILE.rows
     collected = -(-_COLLECTED_ROWS // rows) * rows
     weight = cotangent.new_zeros(threads, outputs, padded(units, dtype))
-    of_c = torch.zeros_like(tangent.coefficients if of_coefficients else tangent.coefficients[:0])
-    of_a = torch.zeros_like(diagonal if of_coefficients else diagonal[:0])
+    # Threads that share a trajectory add to copies of their own.
+    copies = 1 if batch % threads == 0 else threads
+    steps = slice(None) if of_coefficients else slice(0)
+    of_c, of_a = (
+        part.new_zeros(copies, *part[steps].shape)
+        for part in (tangent.coefficients, _diagonal(tangent))
+    )
     gradient = GatedGradient(
         weight.numpy(),
         of_c.numpy(),
@@ -174,10 +170,14 @@ def backward_gated(
     cotangent = _backward(tangent, gradient, done, weights, cotangent, threads)
     gradients = GatedGradients(
         weight.sum(0)[:, :units],
-        of_c if of_coefficients else None,
-        of_a if of_coefficients and tangent.diagonal is not None else None,
+        _joined(of_c) if of_coefficients else None,
+        _joined(of_a) if of_coefficients and tangent.diagonal is not None else None,
     )
     return gradients, cotangent
+
+
+def _joined(copies: Tensor) -> Tensor:
+    return copies[0] if len(copies) == 1 else copies.sum(0)
 
 
 def backward_dense(
@@ -204,7 +204,7 @@ def _backward(
     threads: int,
 ) -> Tensor:
     batch, size, count = cotangent.shape
-    dtype = _numpy_dtype(cotangent)
+    dtype = numpy_dtype(cotangent)
     long = padded(size, dtype)
     covectors = cotangent.new_zeros(batch * count, long)
     covectors[:, :size] = cotangent.mT.reshape(batch * count, size)
@@ -222,36 +222,14 @@ def _backward(
         weights.numpy(),
         covectors.numpy(),
         np.zeros((threads, long, padded(count, dtype)), dtype),
-        np.zeros((threads, count, row_length(count, dtype)), dtype),
+        np.zeros((batch, count, row_length(count, dtype)), dtype),
     )
     return frames(covectors, batch, size)
 
 
-def states_adjoint(
-    tangent: GatedTensors, covectors: Float[Tensor, "T B n"], start: int, window: int
-) -> tuple[Float[Tensor, "T B n"], Float[Tensor, "B n"]]:
-    """Return ∂L/∂h_t in full, for all states and for the one before the first step.
-
-    Args:
-        tangent: the tangent map of every step.
-        covectors: ∂L/∂h_t of the states after every step, as far as L depends on them directly.
-        start: the number of the first step.
-        window: cut the graph through the states before every `window`-th step; 0 for never.
-    """
-    _, batch, size = covectors.shape
-    dtype = _numpy_dtype(covectors)
-    link(dtype)
-    result = covectors.clone(memory_format=torch.contiguous_format)
-    carried = np.zeros((batch, padded(size, dtype)), dtype)
-    currents = _currents(tangent, batch, 1)
-    compiled_tangent = _compiled_tangent(tangent, currents, batch, 1, 1, backward=True)
-    adjoint_of_states(compiled_tangent, result.numpy(), carried, start, window)
-    return result, torch.from_numpy(carried[:, :size])  # pyright: ignore[reportUnknownMemberType]
-
-
 def _threads(tangent: GatedTensors | Tensor, batch: int, count: int) -> int:
     weight = tangent.weight if isinstance(tangent, GatedTensors) else tangent[0, 0]
-    return threads_for(batch, batch * count * weight.numel())
+    return threads_for(batch * count, batch * count * weight.numel())
 
 
 def _compiled_tangent(
@@ -266,16 +244,16 @@ def _compiled_tangent(
     if isinstance(tangent, GatedTensors):
         weight = tangent.weight
         outputs, units = weight.shape
-        dtype = _numpy_dtype(weight)
+        dtype = numpy_dtype(weight)
         return Gated(
-            _packed(weight if backward else weight.mT),
+            packed(weight if backward else weight.mT),
             tangent.coefficients.contiguous().numpy(),
             _diagonal(tangent).contiguous().numpy(),
             currents.numpy(),
             np.empty((batch * count, padded(outputs, dtype)), dtype),
             np.empty((batch * count, padded(units, dtype)), dtype),
         )
-    dtype = _numpy_dtype(tangent)
+    dtype = numpy_dtype(tangent)
     size, long, wide = tangent.shape[-1], padded(tangent.shape[-1], dtype), padded(count, dtype)
     return Dense(
         tangent.contiguous().numpy(),
@@ -289,7 +267,7 @@ def _currents(tangent: GatedTensors | Tensor, rows: int, steps: int) -> Tensor:
     if not isinstance(tangent, GatedTensors):
         return tangent.new_empty(0, 0, 0)
     outputs = len(tangent.weight)
-    return tangent.weight.new_empty(steps, rows, padded(outputs, _numpy_dtype(tangent.weight)))
+    return tangent.weight.new_empty(steps, rows, padded(outputs, numpy_dtype(tangent.weight)))
 
 
 def _diagonal(tangent: GatedTensors) -> Tensor:
@@ -299,19 +277,6 @@ def _diagonal(tangent: GatedTensors) -> Tensor:
     return tangent.weight.new_empty(steps, batch, 0, 0, units)
 
 
-def _packed(matrix: Tensor) -> Any:
-    """Return R in panels as wide as a tile: [number of panels, rows, columns of a tile]."""
-    columns = matrix.shape[1]
-    width = TILE.vectors * TILE.lanes(_numpy_dtype(matrix))
-    panels = -(-columns // width)
-    whole = torch.nn.functional.pad(matrix, (0, panels * width - columns))
-    return unflatten(whole, 1, (panels, width)).transpose(0, 1).contiguous().numpy()
-
-
 def frames(rows: Tensor, batch: int, size: int) -> Float[Tensor, "*leading B n k"]:
     """Return rows [..., B·k, n padded] as frames."""
     return unflatten(rows, -2, (batch, -1))[..., :size].mT
-
-
-def _numpy_dtype(tensor: Tensor) -> np.dtype[Any]:
-    return np.dtype(np.float32 if tensor.dtype == torch.float32 else np.float64)

@@ -82,13 +82,15 @@ def _scan(
             while not accepted:
                 advance = taken > planned
                 taken //= 2
+                if advance:
+                    for thread in prange(threads):
+                        rows = share(thread, threads, trajectories, vectors)
+                        _advance(tangent, frames.rows, step, planned, rows)
                 for thread in prange(threads):
-                    own = share(thread, threads, trajectories, vectors)
-                    if advance:
-                        _advance(tangent, frames.rows, step, planned, own)
                     used[thread] = _factor(
-                        frames, size, boundary, step + taken, own, space, spread, magnitude
-                    )
+                        frames, size, boundary, step + taken, thread, threads, space,
+                        spread, magnitude,
+                    )  # fmt: skip
                 worst = _worst(used)
                 accepted = worst <= 1.0 or taken == 1
             if np.isnan(worst):
@@ -118,24 +120,26 @@ def _factor(
     size: int,
     boundary: int,
     end: int,
-    own: Any,
+    thread: int,
+    threads: int,
     space: Any,
     spread: float,
     magnitude: float,
 ) -> float:
     place = boundary % len(frames.triangles)
     work = Space(
-        space.columns[own.thread],
-        space.outside[own.thread],
-        space.within[own.thread],
-        space.inverse[own.thread],
-        space.lengths[own.thread],
+        space.columns[thread],
+        space.outside[thread],
+        space.within[thread],
+        space.inverse[thread],
+        space.lengths[thread],
     )
     worst = 0.0
-    for trajectory in range(own.first, own.last):
-        first = trajectory * own.vectors
+    _, trajectories, vectors = frames.diagonals.shape
+    for trajectory in range(thread, trajectories, threads):
+        first = trajectory * vectors
         used = factor(
-            frames.rows[end, first : first + own.vectors],
+            frames.rows[end, first : first + vectors],
             size,
             frames.triangles[place, trajectory],
             frames.diagonals[boundary, trajectory],

@@ -12,8 +12,8 @@ from numba.core import types
 from flossing.scan.compiled.machine import TILE, linked
 from flossing.scan.compiled.tile import multiply_tile, transpose_tile
 
-FULL, LOWER, UPPER = 0, 1, 2
-"""What is known of a left factor: nothing, or that it is a lower or an upper triangle."""
+FULL, LOWER = 0, 1
+"""What is known of a left factor: nothing, or that it is a lower triangle."""
 
 _ROWS = TILE.rows
 _VECTORS = TILE.vectors
@@ -57,19 +57,18 @@ def multiply_at(
                     height *= 2
             remaining -= height
             row = remaining if shape == LOWER else rows - remaining - height
-            first = row if shape == UPPER else 0
             last = min(depth, row + height) if shape == LOWER else depth
             multiply_tile(
                 height,
                 width,
-                left + (row * left_row_stride + first * left_depth_stride) * size,
+                left + row * left_row_stride * size,
                 left_row_stride,
                 left_depth_stride,
-                right + (first * right_stride + column) * size,
+                right + column * size,
                 right_stride,
                 product + (row * product_stride + column) * size,
                 product_stride,
-                last - first,
+                last,
                 scale,
                 add != 0,
             )

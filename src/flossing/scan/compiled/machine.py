@@ -93,9 +93,17 @@ def part(function: Callable[..., Any]) -> Any:
 
     It is compiled again into each of its callers, and into theirs: for small functions only.
     """
-    return cast(Any, numba.njit)(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(  # pyright: ignore[reportUnknownMemberType]
-        unchecked(function)
-    )
+    return _part(function, **_OPTIONS)
+
+
+def exact_part(function: Callable[..., Any]) -> Any:
+    """Do what `part` does, with every rounding as it is written."""
+    return _part(function, **(_OPTIONS | {"fastmath": False}))
+
+
+def _part(function: Callable[..., Any], **options: Any) -> Any:
+    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(Any, numba.njit)(**wrappers, **options)(unchecked(function))  # pyright: ignore[reportUnknownMemberType]
 
 
 def unchecked(function: Callable[..., Any]) -> Any:
@@ -198,13 +206,14 @@ def _renamed(function: Callable[..., Any], suffix: str) -> Callable[..., Any]:
 
 
 def _fingerprint() -> str:
-    """Return a digest of all that is compiled.
+    """Return a digest of all that is compiled, and of the tile that it is compiled for.
 
     Numba's cache looks at the file of a function, not at those of the functions that it calls.
     """
     here = Path(__file__).parent
     sources = sorted([*here.glob("*.py"), here.parent / "boundaries.py"])
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
+    digest.update(repr(TILE).encode())
     return digest.hexdigest()[:12]
 
 

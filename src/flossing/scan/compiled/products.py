@@ -33,7 +33,7 @@ def multiply(
     Args:
         left: L, or its transpose.
         transposed: whether `left` is the transpose.
-        shape: FULL, LOWER or UPPER: which entries of L may differ from zero.
+        shape: FULL or LOWER: which entries of L may differ from zero.
         rows: rows of L and P.
         depth: columns of L and rows of R.
         right: R.

@@ -1,7 +1,7 @@
 """What the loops know of a tangent map, gated or dense: V ↦ J_t V and G ↦ J_tᵀ G on rows.
 
-Row b·k + j is vector j of trajectory b. The functions work on the rows of some trajectories, so
-that threads can share a batch.
+Row b·k + j is vector j of trajectory b. The functions work on some of the rows, so that threads can
+share them.
 """
 
 from typing import Any, NamedTuple
@@ -10,8 +10,10 @@ from numba.core import types
 from numba.extending import overload
 
 from flossing.scan.compiled.kernels import FULL
-from flossing.scan.compiled.machine import part, unchecked
+from flossing.scan.compiled.machine import TILE, part, unchecked
 from flossing.scan.compiled.products import multiply, multiply_packed, transpose
+
+_TILE_ROWS = TILE.rows
 
 
 class Gated(NamedTuple):
@@ -51,7 +53,10 @@ class Dense(NamedTuple):
 
 
 class Share(NamedTuple):
-    """The trajectories from `first` to before `last`, in the hands of one of several threads."""
+    """The rows from `first` to before `last`, in the hands of one of several threads.
+
+    `vectors` is the number of rows of a trajectory.
+    """
 
     thread: int
     first: int
@@ -61,9 +66,15 @@ class Share(NamedTuple):
 
 @part
 def share(thread: int, threads: int, trajectories: int, vectors: int) -> Any:
-    """Return one thread's share of a batch of so many vectors each."""
-    first = thread * trajectories // threads
-    last = (thread + 1) * trajectories // threads
+    """Return one thread's share of a batch of so many vectors each.
+
+    Whole trajectories where they can be shared equally, and whole tiles elsewhere.
+    """
+    rows = trajectories * vectors
+    first, last = thread * rows // threads, (thread + 1) * rows // threads
+    if trajectories % threads != 0:
+        first -= first % _TILE_ROWS
+        last -= last % _TILE_ROWS if thread + 1 < threads else 0
     return Share(thread, first, last, vectors)
 
 
@@ -93,46 +104,52 @@ def is_gated(tangent: Any) -> bool:
 
 
 def _push_gated(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) -> None:
-    start, stop = share.first * share.vectors, share.last * share.vectors
+    start, stop = share.first, share.last
     currents = tangent.currents[step % len(tangent.currents)]
     multiply_packed(vectors[start:stop], stop - start, tangent.panels, currents[start:stop])
     coefficients, diagonal = tangent.coefficients[step], tangent.diagonal[step]
     _, blocks, gates, units = coefficients.shape
-    for trajectory in range(share.first, share.last):
-        for row in range(trajectory * share.vectors, (trajectory + 1) * share.vectors):
-            for block in range(blocks):
+    for row in range(start, stop):
+        trajectory = row // share.vectors
+        for block in range(blocks):
+            for unit in range(units):
+                factor = coefficients[trajectory, block, 0, unit]
+                images[row, block * units + unit] = factor * currents[row, unit]
+            for gate in range(1, gates):
                 for unit in range(units):
-                    factor = coefficients[trajectory, block, 0, unit]
-                    images[row, block * units + unit] = factor * currents[row, unit]
-                for gate in range(1, gates):
-                    for unit in range(units):
-                        factor = coefficients[trajectory, block, gate, unit]
-                        current = currents[row, gate * units + unit]
-                        images[row, block * units + unit] += factor * current
-                for other in range(diagonal.shape[1]):
-                    for unit in range(units):
-                        factor = diagonal[trajectory, block, other, unit]
-                        vector = vectors[row, other * units + unit]
-                        images[row, block * units + unit] += factor * vector
+                    factor = coefficients[trajectory, block, gate, unit]
+                    current = currents[row, gate * units + unit]
+                    images[row, block * units + unit] += factor * current
+            for other in range(diagonal.shape[1]):
+                for unit in range(units):
+                    factor = diagonal[trajectory, block, other, unit]
+                    vector = vectors[row, other * units + unit]
+                    images[row, block * units + unit] += factor * vector
 
 
 def _pull_gated(tangent: Any, step: Any, share: Any, covectors: Any) -> None:
-    gates_of_covectors(tangent, step, share, covectors)
-    start, stop = share.first * share.vectors, share.last * share.vectors
-    multiply_packed(
-        tangent.gates[start:stop],
-        stop - start,
-        tangent.panels,
-        tangent.through_weight[start:stop],
-    )
-    through_weight, diagonal = tangent.through_weight, tangent.diagonal[step]
-    _, others, _, units = diagonal.shape
-    for trajectory in range(share.first, share.last):
-        for row in range(trajectory * share.vectors, (trajectory + 1) * share.vectors):
-            _pull_diagonal(covectors[row], diagonal[trajectory], others, units)
+    start, stop = share.first, share.last
+    gates, through_weight = tangent.gates, tangent.through_weight
+    coefficients, diagonal = tangent.coefficients[step], tangent.diagonal[step]
+    _, blocks, count, units = coefficients.shape
+    for row in range(start, stop):
+        trajectory = row // share.vectors
+        for gate in range(count):
             for unit in range(units):
-                direct = covectors[row, unit] if others else 0
-                covectors[row, unit] = through_weight[row, unit] + direct
+                factor = coefficients[trajectory, 0, gate, unit]
+                gates[row, gate * units + unit] = factor * covectors[row, unit]
+            for block in range(1, blocks):
+                for unit in range(units):
+                    factor = coefficients[trajectory, block, gate, unit]
+                    covector = covectors[row, block * units + unit]
+                    gates[row, gate * units + unit] += factor * covector
+    multiply_packed(gates[start:stop], stop - start, tangent.panels, through_weight[start:stop])
+    others = diagonal.shape[1]
+    for row in range(start, stop):
+        _pull_diagonal(covectors[row], diagonal[row // share.vectors], others, units)
+        for unit in range(units):
+            direct = covectors[row, unit] if others else 0
+            covectors[row, unit] = through_weight[row, unit] + direct
 
 
 @part
@@ -148,49 +165,31 @@ def _pull_diagonal(covector: Any, diagonal: Any, blocks: int, units: int) -> Non
             covector[units + unit] = diagonal[0, 1, unit] * first + diagonal[1, 1, unit] * second
 
 
-@part
-def gates_of_covectors(tangent: Any, step: Any, share: Any, covectors: Any) -> None:
-    """Put C_tᵀ G of the share's rows into `tangent.gates`."""
-    coefficients, result = tangent.coefficients[step], tangent.gates
-    _, blocks, gates, units = coefficients.shape
-    for trajectory in range(share.first, share.last):
-        for row in range(trajectory * share.vectors, (trajectory + 1) * share.vectors):
-            for gate in range(gates):
-                for unit in range(units):
-                    factor = coefficients[trajectory, 0, gate, unit]
-                    result[row, gate * units + unit] = factor * covectors[row, unit]
-                for block in range(1, blocks):
-                    for unit in range(units):
-                        factor = coefficients[trajectory, block, gate, unit]
-                        covector = covectors[row, block * units + unit]
-                        result[row, gate * units + unit] += factor * covector
-
-
 def _push_dense(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) -> None:
-    for trajectory in range(share.first, share.last):
-        rows = slice(trajectory * share.vectors, (trajectory + 1) * share.vectors)
-        jacobian = tangent.jacobians[step, trajectory]
-        _multiply_dense(tangent, share, jacobian, False, vectors[rows], images[rows])
+    _multiply_dense(tangent, step, share, False, vectors, images)
 
 
 def _pull_dense(tangent: Any, step: Any, share: Any, covectors: Any) -> None:
-    for trajectory in range(share.first, share.last):
-        rows = slice(trajectory * share.vectors, (trajectory + 1) * share.vectors)
-        jacobian = tangent.jacobians[step, trajectory]
-        _multiply_dense(tangent, share, jacobian, True, covectors[rows], covectors[rows])
+    _multiply_dense(tangent, step, share, True, covectors, covectors)
 
 
 @part
 def _multiply_dense(
-    tangent: Any, share: Any, jacobian: Any, transposed: bool, vectors: Any, images: Any
+    tangent: Any, step: Any, share: Any, transposed: bool, vectors: Any, images: Any
 ) -> None:
     """Multiply from the left, so that the Jacobian is read as it lies."""
-    count, size = share.vectors, len(jacobian)
     columns, products = tangent.columns[share.thread], tangent.images[share.thread]
-    transpose(vectors, count, size, columns)
-    multiply(jacobian, transposed, FULL, size, size, columns, 0, products, 0, count, 1.0, False)
     rows = tangent.rows[share.thread]
-    transpose(products, size, count, rows)
-    for row in range(count):
-        for column in range(size):
-            images[row, column] = rows[row, column]
+    start = share.first
+    while start < share.last:
+        trajectory = start // share.vectors
+        stop = min(share.last, (trajectory + 1) * share.vectors)
+        count, jacobian = stop - start, tangent.jacobians[step, trajectory]
+        size = len(jacobian)
+        transpose(vectors[start:stop], count, size, columns)
+        multiply(jacobian, transposed, FULL, size, size, columns, 0, products, 0, count, 1.0, False)
+        transpose(products, size, count, rows)
+        for row in range(count):
+            for column in range(size):
+                images[start + row, column] = rows[row, column]
+        start = stop

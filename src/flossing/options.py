@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -159,8 +160,18 @@ def _random_frame(
     like: Tensor, size: int, count: int, generator: torch.Generator | None
 ) -> Float[Tensor, "B n k"]:
     """Return random orthonormal frames for the rows of a tensor, the same on every device."""
-    generator = generator or torch.Generator().manual_seed(0)
-    noise = torch.randn(
-        len(like), size, count, dtype=torch.float64, generator=generator, device=generator.device
-    )
-    return qr(noise)[0].to(like)
+    shape = len(like), size, count
+    frame = _usual_frame(shape) if generator is None else _orthonormal(shape, generator)
+    return frame.to(like)
+
+
+@lru_cache(maxsize=8)
+def _usual_frame(shape: tuple[int, int, int]) -> Float[Tensor, "B n k"]:
+    # The same at every step of flossing, and a factorisation that costs as much as some steps.
+    return _orthonormal(shape, torch.Generator().manual_seed(0))
+
+
+def _orthonormal(shape: tuple[int, int, int], generator: torch.Generator) -> Float[Tensor, "B n k"]:
+    device = generator.device
+    noise = torch.randn(shape, dtype=torch.float64, generator=generator, device=device)
+    return qr(noise)[0]

@@ -123,7 +123,7 @@ def gradient_horizon(
         random = _random_covectors(trajectory, directions, generator)
         vectors = random if errors is None else torch.cat([_last_error(errors), random], dim=-1)
         norms, largest = _carried_back(trajectory, at, vectors, spectral_norm=spectral_norm)
-        total = None if errors is None else _total_gradient(trajectory, errors)
+        total = None if errors is None else log_total_gradient(trajectory, errors)
         exponent = _largest_exponent(trajectory)
     of_random = norms[..., norms.shape[-1] - directions :]
     at = torch.tensor(at, device=device)
@@ -206,9 +206,10 @@ def _carried_back(
     return torch.stack(norms), torch.stack(spectral_norms) if spectral_norm else None
 
 
-def _total_gradient(
+def log_total_gradient(
     trajectory: Linearisation, errors: Float[Tensor, "T B n"]
 ) -> Float[Tensor, "T_plus_1 B"]:
+    """Return log ‖dL/dh_t‖ for t = 0 … T, from what the loss depends on directly, ∂L/∂h_t."""
     carried = ScaledColumns.of(errors[-1].unsqueeze(-1))
     norms = [carried.log_norms()]
     for step in reversed(range(trajectory.steps)):

@@ -378,6 +378,18 @@ def test_the_loss_sees_hidden_states_of_cells_and_structures_of_callables():
     assert_close(by_hand.worst.log_norm, stock.worst.log_norm)
 
 
+def test_a_large_callable_goes_without_explicit_jacobians():
+    cell = nn.RNNCell(1, 100, dtype=F64)
+    inputs, zero = torch.randn(6, 2, 1, dtype=F64), torch.zeros(2, 100, dtype=F64)
+    options = {"loss": last_sum_of_squares, "spectral_norm": False, "directions": 2}
+    found = flossing.gradient_horizon(lambda x, h: cell(x, h), inputs, zero, **options)
+    stock = flossing.gradient_horizon(cell, inputs, **options)
+    assert_close(found.error.log_norm, stock.error.log_norm)
+    assert_close(found.random.log_norm, stock.random.log_norm)
+    assert_close(found.log_total_gradient, stock.log_total_gradient)
+    assert_close(found.exponent, stock.exponent)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     kind=st.sampled_from([nn.RNN, nn.GRU, nn.LSTM]),
@@ -495,3 +507,10 @@ def test_sequences_of_different_lengths_are_refused():
     packed = pack_sequence([torch.randn(5, 1), torch.randn(3, 1)])
     with pytest.raises(InvalidInputError, match="different lengths"):
         flossing.gradient_horizon(nn.RNN(1, 3), packed)
+
+
+def test_the_exponent_leaves_out_the_first_tenth():
+    gains = torch.full((20, 1, 1), 0.5, dtype=F64)
+    gains[:2] = 100.0
+    horizon = flossing.gradient_horizon(lambda x, h: x * h, gains, torch.ones(1, 2, dtype=F64))
+    assert horizon.exponent.item() == pytest.approx(math.log(0.5), rel=1e-12)

@@ -1,5 +1,9 @@
 """Lyapunov exponents of recurrent PyTorch networks: measured, differentiated, pushed to zero."""
 
+from flossing.analysis.effective_rank import effective_rank
+from flossing.analysis.gradient_horizon import gradient_horizon
+from flossing.analysis.rank import EffectiveRank, GradientRank
+from flossing.analysis.reach import GradientHorizon, GradientReach
 from flossing.errors import (
     ExplodingGradientWarning,
     FlossingError,
@@ -20,10 +24,14 @@ from flossing.result import LyapunovSpectrum
 from flossing.spectrum import log_growth_rates, lyapunov_spectrum
 
 __all__ = [
+    "EffectiveRank",
     "ExplodingGradientWarning",
     "FlossHistory",
     "Flosser",
     "FlossingError",
+    "GradientHorizon",
+    "GradientRank",
+    "GradientReach",
     "IntervalWarning",
     "InvalidInputError",
     "InvalidOptionError",
@@ -34,8 +42,10 @@ __all__ = [
     "NumericalWarning",
     "SkippedStepWarning",
     "UnsupportedSystemError",
+    "effective_rank",
     "floss",
     "flossing_loss",
+    "gradient_horizon",
     "log_growth_rates",
     "lyapunov_spectrum",
 ]

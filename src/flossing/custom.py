@@ -3,7 +3,7 @@
 The flat state is the concatenation of the tensors of the state, each flattened.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -131,7 +131,7 @@ def callable_recurrence(
         flat = torch.cat([leaf.to(dtype).flatten() for leaf in leaves]).unsqueeze(0)
     if flat.shape[1] == 0:
         raise InvalidStateError(f"the state is empty: {describe(state)}")
-    function = _computing_in(system, dtype)
+    function = computing_in(system, dtype)
     recurrence = CallableRecurrence(function, inputs is not None, batched, shapes, rebuild)
     _probe(recurrence, system, inputs, flat)
     return recurrence, flat
@@ -147,19 +147,28 @@ def _check_batch(leaves: list[Tensor], inputs: Tensor | None) -> None:
         )
 
 
-def _computing_in(system: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+def computing_in(
+    system: Callable[..., Any], dtype: torch.dtype, parameters: Mapping[str, Tensor] | None = None
+) -> Callable[..., Any]:
     """Return the system with its floating point parameters and buffers in the given dtype.
 
     A module's own buffers are put back after every call: one that keeps its state there is left
     as it was.
+
+    Args:
+        system: the callable; one that is no module has neither.
+        dtype: what to compute in.
+        parameters: tensors that take the place of the module's parameters of these names.
     """
     if not isinstance(system, nn.Module):
         return system
+    parameters = parameters or {}
     foreign = {name: p for name, p in system.named_parameters() if p.dtype != dtype}
     tensors = foreign | dict(system.named_buffers())
-    if not tensors:
+    if not tensors and not parameters:
         return system
     replaced = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+    replaced |= parameters
     return lambda *arguments: torch.func.functional_call(system, replaced, arguments)
 
 

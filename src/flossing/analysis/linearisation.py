@@ -82,20 +82,47 @@ def linearise(
         NonFiniteError: the trajectory diverges.
     """
     with torch.inference_mode(False), torch.no_grad():
-        problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
-        require_integer("state_transient", state_transient, at_least=0)
-        if min(problem.lengths) != problem.steps:
-            raise InvalidInputError(
-                f"the sequences have different lengths, from {min(problem.lengths)} to "
-                f"{problem.steps} steps: analyse those of one length at a time"
-            )
-        if state_transient >= problem.steps:
-            raise InvalidInputError(
-                f"the trajectory has {problem.steps} steps, which leaves none after "
-                f"state_transient={state_transient}: pass a longer sequence or a smaller transient"
-            )
+        problem = analysed_map(
+            system,
+            inputs,
+            state,
+            steps=steps,
+            layer=layer,
+            dtype=dtype,
+            state_transient=state_transient,
+        )
         with torch.autocast(problem.state.device.type, enabled=False):
             return _linearise(problem, state_transient, exponents or problem.tangent_size)
+
+
+def analysed_map(
+    system: System,
+    inputs: Tensor | PackedSequence | None,
+    state: Any,
+    *,
+    steps: int | None,
+    layer: int | None,
+    dtype: torch.dtype | None,
+    state_transient: int,
+) -> DrivenMap:
+    """Check a system that is to be analysed after a transient, the same steps in each trajectory.
+
+    Raises:
+        FlossingError: what `linearise` raises, except for a trajectory that diverges.
+    """
+    problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
+    require_integer("state_transient", state_transient, at_least=0)
+    if min(problem.lengths) != problem.steps:
+        raise InvalidInputError(
+            f"the sequences have different lengths, from {min(problem.lengths)} to "
+            f"{problem.steps} steps: analyse those of one length at a time"
+        )
+    if state_transient >= problem.steps:
+        raise InvalidInputError(
+            f"the trajectory has {problem.steps} steps, which leaves none after "
+            f"state_transient={state_transient}: pass a longer sequence or a smaller transient"
+        )
+    return problem
 
 
 def _linearise(problem: DrivenMap, start: int, exponents: int) -> Linearisation:

@@ -7,8 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.analysis.gradient_horizon import log_total_gradient
+from flossing.analysis.linearisation import linearise
+from flossing.analysis.outputs import loss_gradient
 from flossing.experiments.networks import SequenceNetwork
 from flossing.tasks import Batch, Kind, task_loss
+from flossing.typed import vector_norm
 
 
 def first_state_gradient_norm(network: SequenceNetwork, kind: Kind, batch: Batch) -> float:
@@ -28,10 +32,10 @@ def first_state_gradient_norm(network: SequenceNetwork, kind: Kind, batch: Batch
         True
     """
     network, batch = _in_double_precision(network, batch)
-    state = _leaf(network, batch)
+    state = _start(network, batch).requires_grad_()
     loss = task_loss(kind, network(batch.inputs, state), batch)
     (gradient,) = torch.autograd.grad(loss, [state])
-    return float(_norm_per_sequence(gradient))
+    return float(_over_sequences(vector_norm(gradient, dim=-1)))
 
 
 def gradient_norm_by_lag(network: SequenceNetwork, kind: Kind, batch: Batch) -> Float[Tensor, " T"]:
@@ -56,15 +60,16 @@ def gradient_norm_by_lag(network: SequenceNetwork, kind: Kind, batch: Batch) -> 
         torch.Size([10])
     """
     network, batch = _in_double_precision(network, batch)
-    states = [_leaf(network, batch)]
-    for inputs in batch.inputs[:-1].unsqueeze(1):
-        # `nn.RNN` hides the states between its steps from autograd, so each step is a call.
-        _, state = network.rnn(inputs, states[-1])
-        states.append(state)
     last = Batch(batch.inputs[-1:], batch.targets[-1:], batch.mask[-1:])
-    loss = task_loss(kind, network(last.inputs, states[-1]), last)
-    gradients = torch.autograd.grad(loss, states)
-    return torch.stack([_norm_per_sequence(gradient) for gradient in reversed(gradients)])
+
+    def loss_at_last_step(states: Float[Tensor, "_ B N"]) -> Float[Tensor, ""]:
+        return task_loss(kind, network(last.inputs, states[-1:]), last)
+
+    trajectory = linearise(network.rnn, batch.inputs[:-1], _start(network, batch), exponents=1)
+    with torch.no_grad():
+        errors = loss_gradient(network.rnn, trajectory, loss_at_last_step)
+        norms = log_total_gradient(trajectory, errors).exp()
+    return _over_sequences(norms.flip(0))
 
 
 def _in_double_precision(network: SequenceNetwork, batch: Batch) -> tuple[SequenceNetwork, Batch]:
@@ -73,10 +78,10 @@ def _in_double_precision(network: SequenceNetwork, batch: Batch) -> tuple[Sequen
     return copy.deepcopy(network).double(), Batch(batch.inputs.double(), targets, batch.mask)
 
 
-def _leaf(network: SequenceNetwork, batch: Batch) -> Float[Tensor, "1 B N"]:
-    return network.initial_state(batch.inputs.shape[1]).detach().requires_grad_()
+def _start(network: SequenceNetwork, batch: Batch) -> Float[Tensor, "1 B N"]:
+    return network.initial_state(batch.inputs.shape[1]).detach()
 
 
-def _norm_per_sequence(gradient: Float[Tensor, "1 B N"]) -> Float[Tensor, ""]:
+def _over_sequences(norms: Float[Tensor, "lags B"]) -> Float[Tensor, " lags"]:
     # The loss is a mean over sequences, so that each one's own gradient is B times larger.
-    return gradient.square().sum().sqrt() * math.sqrt(gradient.shape[1])
+    return norms.square().sum(dim=-1).sqrt() * math.sqrt(norms.shape[-1])

@@ -6,6 +6,8 @@ touched.
 """
 
 from flossing.plots.axes import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new_figure
+from flossing.plots.effective_rank import plot_effective_rank
+from flossing.plots.gradient_horizon import plot_gradient_horizon
 from flossing.plots.spectrum import plot_spectrum
 from flossing.plots.training import plot_gradient_norm, plot_learning_curve
 
@@ -18,6 +20,8 @@ __all__ = [
     "SKY",
     "VERMILLION",
     "new_figure",
+    "plot_effective_rank",
+    "plot_gradient_horizon",
     "plot_gradient_norm",
     "plot_learning_curve",
     "plot_spectrum",

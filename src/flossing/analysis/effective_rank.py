@@ -1,0 +1,209 @@
+"""`effective_rank`: in how many directions the gradient of the recurrent weights points."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from flossing.analysis.linearisation import analysed_map
+from flossing.analysis.outputs import Loss, loss_value, outputs
+from flossing.analysis.rank import EffectiveRank, GradientRank
+from flossing.custom import CallableRecurrence, computing_in
+from flossing.errors import InvalidOptionError, NonFiniteError
+from flossing.gates import GRU, LSTM, LayerWeights
+from flossing.recurrence import DrivenMap, Recurrence, System, check_finite, trajectory
+from flossing.stock import StockRecurrence
+from flossing.typed import singular_values
+
+_GATES = {
+    GRU: ("reset", "update", "new"),
+    LSTM: ("input", "forget", "cell", "output"),
+}
+
+
+def effective_rank(
+    system: System,
+    inputs: Tensor | PackedSequence | None = None,
+    state: Any = None,
+    *,
+    loss: Loss,
+    parameters: Sequence[str] | None = None,
+    steps: int | None = None,
+    dtype: torch.dtype | None = None,
+    state_transient: int = 0,
+) -> EffectiveRank:
+    r"""Effective rank of the gradient of the recurrent weights for a loss.
+
+    The gradient is a sum of outer products over time,
+
+    .. math:: G = \sum_t \delta_t \, h_{t-1}^\top
+
+    with δ_t the error at step t. Where the long-term Jacobians are ill-conditioned, all errors have
+    come down to the same direction and G is close to rank one; with many exponents near zero, the
+    error feeds back in many directions (Engelken, "Gradient flossing", NeurIPS 2023).
+
+    Nothing of the system is touched: neither the `.grad` of its parameters nor the global random
+    state, and parameters that do not require gradients are taken all the same.
+
+    Args:
+        system: see `flossing.lyapunov_spectrum`.
+        inputs: see there; sequences must be equally long.
+        state: see there.
+        loss: a function of the outputs of all steps after the transient, to a scalar; see
+            `flossing.gradient_horizon`.
+        parameters: names of the matrices. `None` for the recurrent ones, `weight_hh_l*` of stock
+            layers, and in other modules every parameter of a name like that. The names of a module
+            are those of `named_parameters()`.
+        steps: see `flossing.lyapunov_spectrum`.
+        dtype: see there; gradients that underflow in single precision are zero.
+        state_transient: so many first steps only bring the state to where the loss starts; no
+            gradient flows through them.
+
+    Returns:
+        Singular values and effective ranks of the gradient of each matrix.
+
+    Raises:
+        UnsupportedSystemError: the system has no single deterministic forward map.
+        InvalidInputError: bad inputs, sequences of different lengths, or none left after the
+            transient.
+        InvalidStateError: a bad initial state.
+        InvalidOptionError: an option outside what it may be; there is no such matrix, or none; the
+            loss is no scalar, or its gradient is zero.
+        NonFiniteError: the trajectory, the loss or the gradient leaves the finite numbers.
+
+    Example:
+        >>> import torch, flossing
+        >>> gru = torch.nn.GRU(2, 16)
+        >>> inputs, targets = torch.randn(40, 8, 2), torch.randn(8, 16)
+        >>> rank = flossing.effective_rank(
+        ...     gru, inputs, loss=lambda output: (output[-1] - targets).square().mean()
+        ... )
+        >>> rank.matrices["weight_hh_l0"].singular_values.shape
+        torch.Size([16])
+        >>> 1 <= rank.gates["weight_hh_l0"]["update"].participation_ratio <= 16
+        True
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        problem = analysed_map(
+            system,
+            inputs,
+            state,
+            steps=steps,
+            layer=None,
+            dtype=dtype,
+            state_transient=state_transient,
+        )
+        weights = _leaves(system, problem, parameters)
+        problem = _with_weights(system, problem, weights)
+        with torch.autocast(problem.state.device.type, enabled=False):
+            value = _loss(system, problem, loss, state_transient)
+            gradients = _gradients(value, weights)
+    gates = _gates(problem)
+    return EffectiveRank(
+        matrices={name: _rank(gradient) for name, gradient in gradients.items()},
+        gates={
+            name: dict(zip(gates, map(_rank, gradients[name].chunk(len(gates))), strict=True))
+            for name in gradients
+            if gates and not name.startswith("weight_hr")
+        },
+        loss=value.item(),
+    )
+
+
+def _leaves(
+    system: System, problem: DrivenMap, parameters: Sequence[str] | None
+) -> dict[str, Tensor]:
+    """Return copies of the matrices to differentiate by, in the precision that is computed in."""
+    available = _matrices(system, problem.recurrence)
+    if parameters is None:
+        chosen = [name for name in available if name.split(".")[-1].startswith("weight_hh")]
+    else:
+        chosen = list(parameters)
+    unknown = [name for name in chosen if name not in available]
+    if unknown or not chosen:
+        which = f"no matrix {unknown}" if unknown else "no matrix weight_hh* to take by default"
+        raise InvalidOptionError(
+            f"this {getattr(system, '__name__', type(system).__name__)} has {which} among its "
+            f"parameters; pass parameters=[...] with names out of {list(available)}"
+            + ("" if available else ": there are none, so write the system as an nn.Module")
+        )
+    return {
+        name: available[name].detach().to(problem.state.dtype, copy=True).requires_grad_()
+        for name in chosen
+    }
+
+
+def _matrices(system: System, recurrence: Recurrence) -> dict[str, Tensor]:
+    if isinstance(recurrence, StockRecurrence):
+        named = {
+            name: getattr(own, field)
+            for layer, own in enumerate(recurrence.layers)
+            for field, name in _names(recurrence, layer)
+            if getattr(own, field) is not None
+        }
+    else:
+        named = dict(system.named_parameters()) if isinstance(system, nn.Module) else {}
+    return {name: weight for name, weight in named.items() if weight.dim() == 2}
+
+
+def _names(recurrence: StockRecurrence, layer: int) -> list[tuple[str, str]]:
+    """Return the fields of a layer's weights, each with the name that the module gives it."""
+    suffix = f"_l{layer}" if recurrence.stacked_states else ""
+    return [(field, field + suffix) for field in LayerWeights._fields]
+
+
+def _with_weights(system: System, problem: DrivenMap, weights: dict[str, Tensor]) -> DrivenMap:
+    """Return the problem with other tensors in the place of the weights of these names."""
+    recurrence = problem.recurrence
+    if not isinstance(recurrence, StockRecurrence):
+        function = computing_in(system, problem.state.dtype, weights)
+        own = cast(CallableRecurrence, recurrence)
+        return replace(problem, recurrence=replace(own, function=function))
+    layers = tuple(
+        own._replace(
+            **{field: weights[n] for field, n in _names(recurrence, layer) if n in weights}
+        )
+        for layer, own in enumerate(recurrence.layers)
+    )
+    return replace(problem, recurrence=replace(recurrence, layers=layers))
+
+
+def _loss(
+    system: System, problem: DrivenMap, loss: Loss, state_transient: int
+) -> Float[Tensor, ""]:
+    start = problem.state
+    if state_transient:
+        start = trajectory(problem, start, 0, state_transient, "detach", by_adjoint=False)[-1]
+    states = trajectory(problem, start, state_transient, problem.steps, "full", by_adjoint=False)
+    check_finite(states, state_transient)
+    return loss_value(loss, outputs(system, problem, states[1:]))
+
+
+def _gradients(value: Float[Tensor, ""], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    found = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
+    gradients = dict(zip(weights, found, strict=True))
+    for name, gradient in gradients.items():
+        if not bool(gradient.any()):
+            raise InvalidOptionError(
+                f"the gradient of {name} is zero: the loss does not depend on it, units are "
+                "saturated, or the gradient underflows, in which case dtype=torch.float64 helps"
+            )
+        if not bool(gradient.isfinite().all()):
+            raise NonFiniteError(
+                f"the gradient of {name} is infinite or NaN: it explodes; take fewer steps, or "
+                "dtype=torch.float64"
+            )
+    return gradients
+
+
+def _gates(problem: DrivenMap) -> tuple[str, ...]:
+    recurrence = problem.recurrence
+    return _GATES.get(recurrence.kind, ()) if isinstance(recurrence, StockRecurrence) else ()
+
+
+def _rank(gradient: Float[Tensor, "rows columns"]) -> GradientRank:
+    return GradientRank(singular_values(gradient))

@@ -1,0 +1,241 @@
+"""`gradient_horizon`: how far back gradients reach."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from flossing.analysis.linearisation import Linearisation, linearise
+from flossing.analysis.outputs import Loss, loss_gradient
+from flossing.analysis.reach import GradientHorizon, gradient_reach
+from flossing.analysis.scaled import ScaledColumns
+from flossing.checks import require_integer
+from flossing.errors import InvalidOptionError
+from flossing.recurrence import System
+
+
+def gradient_horizon(
+    system: System,
+    inputs: Tensor | PackedSequence | None = None,
+    state: Any = None,
+    *,
+    loss: Loss | None = None,
+    lags: Sequence[int] | None = None,
+    directions: int = 32,
+    spectral_norm: bool = True,
+    threshold: float = 1e-3,
+    steps: int | None = None,
+    layer: int | None = None,
+    dtype: torch.dtype | None = None,
+    state_transient: int = 0,
+    generator: torch.Generator | None = None,
+) -> GradientHorizon:
+    r"""How far back gradients reach: the norm of ∂h_T/∂h_{T−s} by lag s, T the last step.
+
+    A gradient is carried back by the transposed Jacobians,
+
+    .. math:: \frac{\partial L}{\partial h_{T-s}} =
+        J_{T-s+1}^\top \cdots J_T^\top \frac{\partial L}{\partial h_T},
+
+    and shrinks or grows on the way, on average by the largest Lyapunov exponent a step (Bengio,
+    Simard & Frasconi 1994; Pascanu, Mikolov & Bengio 2013; Engelken 2023). Norms are measured in
+    the direction of the error of a loss, in random directions, and at worst, by the spectral norm
+    of the product. Of a loss of many states the total gradient is measured too,
+
+    .. math:: \frac{dL}{dh_t} = \frac{\partial L}{\partial h_t} +
+        J_{t+1}^\top \frac{dL}{dh_{t+1}}.
+
+    Every column of the product is rescaled at every step and its scale kept as a logarithm: nothing
+    over- or underflows, and norms are as accurate as a product of such Jacobians can be.
+
+    Args:
+        system: see `flossing.lyapunov_spectrum`.
+        inputs: see there; sequences must be equally long.
+        state: see there.
+        loss: a function of the outputs of all steps after the transient, in the layout that the
+            module itself returns them: `loss(output)` for `output, _ = module(inputs)`, the top
+            layer's hidden states (T, B, N), or (B, T, N) where it is `batch_first`, or those of
+            `layer`. For a cell, h after every step, (T, B, N); for a callable, its state, each
+            tensor with the steps as a first dimension. It returns a scalar. `None` to leave out
+            what needs a loss.
+        lags: where to measure, each from 0 to T; `None` for all. The largest singular value costs
+            about n³ operations at each.
+        directions: how many random unit covectors; 0 for none.
+        spectral_norm: whether to compute the largest singular value, for which n covectors are
+            carried back instead of a few.
+        threshold: the norm, relative to lag 0, below which a gradient counts as vanished, and above
+            the inverse of which as exploded; between 0 and 1.
+        steps: see `flossing.lyapunov_spectrum`.
+        layer: see there.
+        dtype: see there.
+        state_transient: so many first steps only bring the state to where the analysis starts.
+        generator: for the random directions; `None` for a fixed seed.
+
+    Returns:
+        Log norms by lag and trajectory, the lags at which gradients vanish and explode, and rates.
+
+    Raises:
+        UnsupportedSystemError: the system has no single deterministic forward map.
+        InvalidInputError: bad inputs, sequences of different lengths, or none left after the
+            transient.
+        InvalidStateError: a bad initial state.
+        InvalidOptionError: an option outside what it may be; the loss is no scalar, or does not
+            depend on the last state of each trajectory.
+        NonFiniteError: the trajectory, its Jacobians or the loss leave the finite numbers.
+
+    Example:
+        Gradients of a map that halves its state vanish after ten steps:
+
+        >>> import torch, flossing
+        >>> horizon = flossing.gradient_horizon(lambda h: 0.5 * h, state=torch.ones(1, 3), steps=20)
+        >>> horizon.worst.vanishing_lag, horizon.worst.slope
+        (tensor([10.], dtype=torch.float64), tensor([-0.6931], dtype=torch.float64))
+
+        How far the error at the last step of a task reaches back in a network:
+
+        >>> rnn = torch.nn.RNN(2, 16)
+        >>> inputs, targets = torch.randn(60, 4, 2), torch.randn(4, 16)
+        >>> horizon = flossing.gradient_horizon(
+        ...     rnn, inputs, loss=lambda output: (output[-1] - targets).square().mean()
+        ... )
+        >>> horizon.error.log_norm.shape, horizon.log_total_gradient.shape
+        (torch.Size([61, 4]), torch.Size([61, 4]))
+    """
+    require_integer("directions", directions, at_least=0)
+    _check_threshold(threshold)
+    trajectory = linearise(
+        system,
+        inputs,
+        state,
+        steps=steps,
+        layer=layer,
+        dtype=dtype,
+        state_transient=state_transient,
+        exponents=None if spectral_norm else 1 + directions,
+    )
+    at = _checked_lags(lags, trajectory.steps)
+    device = trajectory.states.device
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        errors = None if loss is None else loss_gradient(system, trajectory, loss)
+        random = _random_covectors(trajectory, directions, generator)
+        vectors = random if errors is None else torch.cat([_last_error(errors), random], dim=-1)
+        norms, largest = _carried_back(trajectory, at, vectors, spectral_norm=spectral_norm)
+        total = None if errors is None else log_total_gradient(trajectory, errors)
+        exponent = _largest_exponent(trajectory)
+    of_random = norms[..., norms.shape[-1] - directions :]
+    at = torch.tensor(at, device=device)
+    return GradientHorizon(
+        lags=at,
+        error=None if errors is None else gradient_reach(at, norms[..., 0], threshold),
+        random=gradient_reach(at, of_random.mean(dim=-1), threshold) if directions else None,
+        random_quartiles=_quartiles(of_random) if directions else None,
+        worst=None if largest is None else gradient_reach(at, largest, threshold),
+        log_total_gradient=total,
+        exponent=exponent,
+        threshold=threshold,
+    )
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 < threshold < 1:
+        raise InvalidOptionError(
+            f"threshold={threshold!r} must lie between 0 and 1: a gradient has vanished where its "
+            "norm is below it, relative to lag 0, and exploded where it is above its inverse"
+        )
+
+
+def _checked_lags(lags: Sequence[int] | None, steps: int) -> list[int]:
+    if lags is None:
+        return list(range(steps + 1))
+    checked = {require_integer("lags", lag, at_least=0, at_most=steps) for lag in lags}
+    if not checked - {0}:
+        raise InvalidOptionError(
+            f"lags is {lags!r}, but at lag 0 every norm is 1: pass lags from 1 to {steps}, or None "
+            "for all"
+        )
+    return sorted(checked)
+
+
+def _random_covectors(
+    trajectory: Linearisation, count: int, generator: torch.Generator | None
+) -> Float[Tensor, "B n k"]:
+    generator = generator or torch.Generator().manual_seed(0)
+    shape = (trajectory.batch, trajectory.size, count)
+    noise = torch.randn(shape, dtype=torch.float64, generator=generator, device=generator.device)
+    return noise.to(trajectory.states)
+
+
+def _last_error(errors: Float[Tensor, "T B n"]) -> Float[Tensor, "B n 1"]:
+    last = errors[-1]
+    missing = [row for row, error in enumerate(last) if not bool(error.any())]
+    if missing:
+        raise InvalidOptionError(
+            f"∂L/∂h_T is zero for trajectories {missing}: the loss does not depend on their last "
+            "state, so there is no error to carry back from it; end the inputs at the last step "
+            "that the loss depends on, and leave out trajectories without any"
+        )
+    return last.unsqueeze(-1)
+
+
+def _carried_back(
+    trajectory: Linearisation,
+    lags: Sequence[int],
+    vectors: Float[Tensor, "B n m"],
+    *,
+    spectral_norm: bool,
+) -> tuple[Float[Tensor, "S B m"], Float[Tensor, "S B"] | None]:
+    """Return the log norms of covectors at each lag, and those of the whole product."""
+    count, size = vectors.shape[-1], trajectory.size
+    identity = torch.eye(size, size if spectral_norm else 0).to(vectors)
+    start = torch.cat([vectors, identity.expand(trajectory.batch, -1, -1)], dim=-1)
+    carried = ScaledColumns.of(start)
+    log_norms_at_first = carried.log_norms()[:, :count]
+    wanted = set(lags)
+    norms: list[Tensor] = []
+    spectral_norms: list[Tensor] = []
+    for lag in range(lags[-1] + 1):
+        if lag:
+            carried = carried.pulled(trajectory.tangent, trajectory.steps - lag)
+        if lag in wanted:
+            norms.append(carried.log_norms()[:, :count] - log_norms_at_first)
+            if spectral_norm:
+                spectral_norms.append(carried.last(size).log_spectral_norm())
+    return torch.stack(norms), torch.stack(spectral_norms) if spectral_norm else None
+
+
+def log_total_gradient(
+    trajectory: Linearisation, errors: Float[Tensor, "T B n"]
+) -> Float[Tensor, "T_plus_1 B"]:
+    """Return log ‖dL/dh_t‖ for t = 0 … T, from what the loss depends on directly, ∂L/∂h_t."""
+    carried = ScaledColumns.of(errors[-1].unsqueeze(-1))
+    norms = [carried.log_norms()]
+    for step in reversed(range(trajectory.steps)):
+        carried = carried.pulled(trajectory.tangent, step)
+        if step:
+            carried = carried.plus(errors[step - 1].unsqueeze(-1))
+        norms.append(carried.log_norms())
+    return torch.stack(norms[::-1]).squeeze(-1)
+
+
+def _largest_exponent(trajectory: Linearisation) -> Float[Tensor, "B"]:
+    """Return the growth of a random vector in nats per step, after a tenth of them."""
+    vector = ScaledColumns.of(_random_covectors(trajectory, 1, None))
+    transient = trajectory.steps // 10
+    log_norm_at_first = vector.log_norms()
+    for step in range(trajectory.steps):
+        if step == transient:
+            log_norm_at_first = vector.log_norms()
+        vector = vector.pushed(trajectory.tangent, step)
+    last = vector.log_norms()
+    growth = (last - log_norm_at_first) / (trajectory.steps - transient)
+    return torch.where(last.isneginf(), -torch.inf, growth).squeeze(-1)
+
+
+def _quartiles(log_norms: Float[Tensor, "S B k"]) -> Float[Tensor, "2 S B"]:
+    # Nearest ranks, for between −inf and −inf interpolation has no answer.
+    ascending = log_norms.sort(dim=-1).values
+    last = log_norms.shape[-1] - 1
+    return torch.stack([ascending[..., round(share * last)] for share in (0.25, 0.75)])

@@ -1,0 +1,79 @@
+"""Figures of the effective rank of gradients."""
+
+# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# pyright: reportUnknownMemberType=false
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from flossing.analysis.rank import EffectiveRank
+from flossing.plots.axes import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    axes_or_new,
+    with_defaults,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+_MARKERS = "os^Dvx"
+
+
+def plot_effective_rank(
+    result: EffectiveRank, ax: "Axes | None" = None, *, label: str | None = None, **style: Any
+) -> "Axes":
+    """Plot singular values of the gradients of weights, relative to the largest, on a log scale.
+
+    A curve for each matrix; the legend says its participation ratio, a number of directions.
+    Values of zero are not drawn.
+
+    Args:
+        result: What `flossing.effective_rank` returned.
+        ax: Where to draw; `None` for a new figure.
+        label: For the legend, before the name of each matrix.
+        **style: Passed on to `Axes.plot` for each curve, e.g. `color`, `linestyle`, `marker`.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: Matplotlib is missing.
+
+    Example:
+        >>> import torch, flossing
+        >>> rank = flossing.effective_rank(
+        ...     torch.nn.RNN(1, 8), torch.randn(30, 3, 1), loss=lambda y: y[-1].square().sum()
+        ... )
+        >>> ax = plot_effective_rank(rank)
+        >>> ax.get_xlabel(), ax.get_yscale()
+        ('index of the singular value', 'log')
+    """
+    axes = axes_or_new(ax)
+    from matplotlib.ticker import MaxNLocator
+
+    prefix = f"{label}: " if label else ""
+    for index, (name, rank) in enumerate(result.matrices.items()):
+        values = (rank.singular_values / rank.singular_values[0]).double().cpu()
+        own = {
+            "color": _COLORS[index % len(_COLORS)],
+            "marker": _MARKERS[index % len(_MARKERS)],
+            **style,
+        }
+        axes.plot(
+            list(range(1, len(values) + 1)),
+            torch.where(values > 0, values, torch.nan).numpy(),
+            label=f"{prefix}{name} ({rank.participation_ratio:.1f} directions)",
+            **with_defaults(own, markersize=3, linewidth=1.2),
+        )
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("index of the singular value")
+    axes.set_ylabel("singular value of the gradient, relative")
+    return axes

@@ -1,5 +1,6 @@
 """Lyapunov exponents of recurrent PyTorch networks: measured, differentiated, pushed to zero."""
 
+from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
 from flossing.errors import (
     ExplodingGradientWarning,
     FlossingError,
@@ -28,6 +29,7 @@ __all__ = [
     "InvalidInputError",
     "InvalidOptionError",
     "InvalidStateError",
+    "LongTermJacobian",
     "LostRankWarning",
     "LyapunovSpectrum",
     "NonFiniteError",
@@ -37,5 +39,6 @@ __all__ = [
     "floss",
     "flossing_loss",
     "log_growth_rates",
+    "long_term_jacobian",
     "lyapunov_spectrum",
 ]

@@ -75,7 +75,6 @@ def test_ill_conditioned_factors(digits):
     assert_relatively_close(log_singular_values(factors), expected, 1e-13 if digits > 5 else 1e-12)
 
 
-@pytest.mark.slow
 def test_many_ill_conditioned_factors():
     factors = ill_conditioned(200, 20, 12)
     assert_relatively_close(log_singular_values(factors), exact(factors, 2500), 1e-12)

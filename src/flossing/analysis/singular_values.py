@@ -11,7 +11,7 @@ from flossing.analysis import graded_factor, jacobi
 from flossing.errors import NonFiniteError
 from flossing.typed import from_numpy
 
-LARGEST_AMPLIFICATION = 1e5
+LARGEST_AMPLIFICATION = 1e3
 """Where a factor amplifies rounding more than this, a step is made in twice the digits."""
 
 

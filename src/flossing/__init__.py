@@ -4,6 +4,7 @@ from flossing.analysis.effective_rank import effective_rank
 from flossing.analysis.gradient_horizon import gradient_horizon
 from flossing.analysis.rank import EffectiveRank, GradientRank
 from flossing.analysis.reach import GradientHorizon, GradientReach
+from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
 from flossing.errors import (
     ExplodingGradientWarning,
     FlossingError,
@@ -36,6 +37,7 @@ __all__ = [
     "InvalidInputError",
     "InvalidOptionError",
     "InvalidStateError",
+    "LongTermJacobian",
     "LostRankWarning",
     "LyapunovSpectrum",
     "NonFiniteError",
@@ -47,5 +49,6 @@ __all__ = [
     "flossing_loss",
     "gradient_horizon",
     "log_growth_rates",
+    "long_term_jacobian",
     "lyapunov_spectrum",
 ]

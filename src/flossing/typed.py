@@ -14,6 +14,7 @@ matrix_norm = cast(Callable[..., Tensor], torch.linalg.matrix_norm)  # pyright: 
 vector_norm = cast(Callable[..., Tensor], torch.linalg.vector_norm)  # pyright: ignore[reportUnknownMemberType]
 rfft = cast(Callable[..., Tensor], torch.fft.rfft)  # pyright: ignore[reportUnknownMemberType]
 irfft = cast(Callable[..., Tensor], torch.fft.irfft)  # pyright: ignore[reportUnknownMemberType]
+from_numpy = cast(Callable[[Any], Tensor], torch.from_numpy)  # pyright: ignore[reportUnknownMemberType]
 checkpoint = cast(Callable[..., Any], torch.utils.checkpoint.checkpoint)  # pyright: ignore[reportUnknownMemberType]
 
 

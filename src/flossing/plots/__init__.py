@@ -1,4 +1,4 @@
-"""Figures of spectra, gradients and learning curves, on Matplotlib axes.
+"""Figures of spectra, Jacobians, gradients and learning curves, on Matplotlib axes.
 
 Every function draws on the axes given, or on those of a new `matplotlib.figure.Figure`, and
 returns them; `axes.figure.savefig("name.png")` saves it. Neither pyplot nor the global style is
@@ -8,6 +8,7 @@ touched.
 from flossing.plots.axes import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new_figure
 from flossing.plots.effective_rank import plot_effective_rank
 from flossing.plots.gradient_horizon import plot_gradient_horizon
+from flossing.plots.long_term_jacobian import plot_condition_number, plot_singular_values
 from flossing.plots.spectrum import plot_spectrum
 from flossing.plots.training import plot_gradient_norm, plot_learning_curve
 
@@ -22,7 +23,9 @@ __all__ = [
     "new_figure",
     "plot_effective_rank",
     "plot_gradient_horizon",
+    "plot_condition_number",
     "plot_gradient_norm",
     "plot_learning_curve",
+    "plot_singular_values",
     "plot_spectrum",
 ]

@@ -19,6 +19,8 @@ SKY = "#56B4E9"
 PURPLE = "#CC79A7"
 GREY = "#666666"
 
+_NOTE = "flossing: not drawn"
+
 
 def new_figure(width: float = 5.0, height: float = 3.6) -> "Figure":
     """An empty figure whose panels do not overlap.
@@ -53,3 +55,15 @@ def axes_or_new(ax: "Axes | None") -> "Axes":
 def finite_or_nan(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The values, with NaN, which Matplotlib leaves out, where they are not finite."""
     return torch.where(values.isfinite(), values, torch.nan)
+
+
+def add_note(axes: "Axes", text: str) -> None:
+    """Write into the lower left corner what could not be drawn, above earlier notes."""
+    earlier = sum(note.get_gid() == _NOTE for note in axes.texts)
+    axes.annotate(  # pyright: ignore[reportUnknownMemberType]
+        text,
+        (0.03, 0.03 + 0.08 * earlier),
+        xycoords="axes fraction",
+        fontsize="small",
+        gid=_NOTE,
+    )

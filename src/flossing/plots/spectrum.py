@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing.plots.axes import axes_or_new, finite_or_nan, with_defaults
+from flossing.plots.axes import add_note, axes_or_new, finite_or_nan, with_defaults
 from flossing.result import LyapunovSpectrum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_LOST_RANK = "flossing: exponents of -inf"
 
 
 def plot_spectrum(
@@ -75,13 +73,5 @@ def _note_lost_rank(axes: "Axes", exponents: Float[Tensor, "B k"], label: str | 
     lost = int(exponents.isneginf().any(dim=0).sum())
     if not lost:
         return
-    # Spectra drawn on the same axes note this one above the other.
-    earlier = sum(text.get_gid() == _LOST_RANK for text in axes.texts)
     whose = f"{label}: " if label else ""
-    axes.annotate(
-        f"{whose}{lost} of {exponents.shape[1]} exponents are −∞",
-        (0.03, 0.03 + 0.08 * earlier),
-        xycoords="axes fraction",
-        fontsize="small",
-        gid=_LOST_RANK,
-    )
+    add_note(axes, f"{whose}{lost} of {exponents.shape[1]} exponents are −∞")

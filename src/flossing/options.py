@@ -118,9 +118,9 @@ def _counted_from(problem: DrivenMap, options: Options) -> int:
 
 
 def _first_frame(problem: DrivenMap, options: Options) -> Float[Tensor, "B n k"]:
-    count = _exponent_count(options.k, problem.tangent_size)
+    count = exponent_count(options.k, problem.tangent_size)
     if options.frame is None:
-        return _random_frame(problem.state, problem.tangent_size, count, options.generator)
+        return random_frame(problem.state, problem.tangent_size, count, options.generator)
     return _checked_frame(options.frame, problem, options.k)
 
 
@@ -144,7 +144,12 @@ def _checked_frame(frame: Tensor, problem: DrivenMap, k: int | None) -> Float[Te
     return frame
 
 
-def _exponent_count(k: int | None, size: int) -> int:
+def exponent_count(k: int | None, size: int) -> int:
+    """Return how many of so many exponents are meant: k, or all if it is `None`.
+
+    Raises:
+        InvalidOptionError: there are not so many.
+    """
     if k is None:
         return size
     if require_integer("k", k, at_least=1) > size:
@@ -155,7 +160,7 @@ def _exponent_count(k: int | None, size: int) -> int:
     return k
 
 
-def _random_frame(
+def random_frame(
     like: Tensor, size: int, count: int, generator: torch.Generator | None
 ) -> Float[Tensor, "B n k"]:
     """Return random orthonormal frames for the rows of a tensor, the same on every device."""

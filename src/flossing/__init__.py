@@ -1,5 +1,6 @@
 """Lyapunov exponents of recurrent PyTorch networks: measured, differentiated, pushed to zero."""
 
+from flossing.analysis.convergence import Convergence, convergence
 from flossing.analysis.covariant_vectors import CovariantVectors, covariant_vectors
 from flossing.errors import (
     ExplodingGradientWarning,
@@ -12,6 +13,7 @@ from flossing.errors import (
     NonFiniteError,
     NumericalWarning,
     SkippedStepWarning,
+    ToleranceWarning,
     UnsupportedSystemError,
 )
 from flossing.floss import FlossHistory, floss
@@ -21,6 +23,7 @@ from flossing.result import LyapunovSpectrum
 from flossing.spectrum import log_growth_rates, lyapunov_spectrum
 
 __all__ = [
+    "Convergence",
     "CovariantVectors",
     "ExplodingGradientWarning",
     "FlossHistory",
@@ -35,7 +38,9 @@ __all__ = [
     "NonFiniteError",
     "NumericalWarning",
     "SkippedStepWarning",
+    "ToleranceWarning",
     "UnsupportedSystemError",
+    "convergence",
     "covariant_vectors",
     "floss",
     "flossing_loss",

@@ -16,6 +16,8 @@ from flossing.recurrence import DrivenMap, StateGradient
 from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE, Limits, Pace
 from flossing.typed import qr
 
+LONGEST_TRANSIENT_WITH_TOLERANCE = 1000
+
 
 @dataclass(frozen=True)
 class Options:
@@ -30,6 +32,7 @@ class Options:
     frame: Tensor | None
     checkpoint_interval: int | None
     dt: float
+    tolerance: float | None
     generator: torch.Generator | None
     backend: str | Backend
 
@@ -53,6 +56,7 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
         state_gradient=_checked_state_gradient(options.state_gradient),
         checkpoint_interval=options.checkpoint_interval,
         dt=_duration(options.dt),
+        tolerance=_checked_tolerance(options.tolerance, problem),
         backend=backend_named(options.backend),
     )
 
@@ -101,12 +105,31 @@ def _duration(dt: float) -> float:
     return float(dt)
 
 
+def _checked_tolerance(tolerance: float | None, problem: DrivenMap) -> float | None:
+    if tolerance is None:
+        return None
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise InvalidOptionError(
+            "tolerance must be a positive standard error in nats per unit time, or None, not "
+            f"{tolerance!r}"
+        )
+    if problem.differentiable:
+        raise InvalidOptionError(
+            f"tolerance={tolerance!r} is for measuring, but these exponents would be "
+            "differentiable: use torch.no_grad(), or fix the number of steps and leave it out"
+        )
+    return float(tolerance)
+
+
 def _counted_from(problem: DrivenMap, options: Options) -> int:
     shortest = min(problem.lengths)
     rest = shortest - options.state_transient
     frame_transient = options.frame_transient
     if frame_transient is None:
         frame_transient = 0 if options.frame is not None else max(0, rest) // 10
+        if options.tolerance is not None:
+            # The number of steps is only an upper limit then, and may be a generous one.
+            frame_transient = min(frame_transient, LONGEST_TRANSIENT_WITH_TOLERANCE)
     require_integer("frame_transient", frame_transient, at_least=0)
     if rest - frame_transient < 1:
         raise InvalidInputError(

@@ -6,6 +6,7 @@ touched.
 """
 
 from flossing.plots.axes import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new_figure
+from flossing.plots.convergence import plot_convergence
 from flossing.plots.covariant_vectors import plot_covariant_angles, plot_localisation
 from flossing.plots.spectrum import plot_spectrum
 from flossing.plots.training import plot_gradient_norm, plot_learning_curve
@@ -19,6 +20,7 @@ __all__ = [
     "SKY",
     "VERMILLION",
     "new_figure",
+    "plot_convergence",
     "plot_covariant_angles",
     "plot_gradient_norm",
     "plot_learning_curve",

@@ -54,7 +54,6 @@ def plot_covariant_angles(
     density = counts / (len(angles) * (edges[1] - edges[0]))
     axes.stairs(density.numpy(), edges.numpy(), label=label, **with_defaults(style))
     axes.set_xlim(0.0, math.pi / 2)
-    axes.set_ylim(bottom=0.0)
     axes.set_xticks([0, math.pi / 8, math.pi / 4, 3 * math.pi / 8, math.pi / 2])
     axes.set_xticklabels(["0", "π/8", "π/4", "3π/8", "π/2"])
     axes.set_xlabel("smallest angle between covariant vectors (rad)")
@@ -116,7 +115,6 @@ def plot_localisation(
             fontsize="small",
         )
     axes.set_yscale("log")
-    axes.set_ylim(0.8 / size, 1.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("index of the covariant vector")
     axes.set_ylabel("inverse participation ratio")

@@ -3,7 +3,7 @@
 A rule that looks at its own error bars again and again stops rather when they happen to be too
 small. The estimate is right in the limit of small tolerances (Glynn & Whitt, "The asymptotic
 validity of sequential stopping rules for stochastic simulations", Ann. Appl. Probab. 1992) if it
-may not stop before it rests on enough intervals.
+may not stop before it rests on enough steps and intervals.
 """
 
 from bisect import bisect_right
@@ -15,6 +15,7 @@ from torch import Tensor
 from flossing.scan.boundaries import interval_steps
 from flossing.statistics import standard_errors
 
+_FEWEST_STEPS = 300
 _FEWEST_INTERVALS = 20
 _SHORTEST_SEGMENT = 16
 _SEGMENT_SHARE = 16
@@ -37,7 +38,7 @@ class StoppingRule:
         self._counted_from = counted_from
         self._interval = interval
         self._lengths = lengths
-        self._next_look = 0.0
+        self._next_look = float(_FEWEST_STEPS)
 
     def longest_segment(self, start: int) -> int:
         """Return how many steps there may be until the next call of `is_met`.

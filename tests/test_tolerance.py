@@ -35,21 +35,21 @@ class TestTolerance:
     @pytest.mark.parametrize("dt", [1.0, 0.5])
     def test_stops_where_theory_says(self, interval, dt):
         # The last exponent has the largest standard error, √(ψ′(1/2)/4T) per step.
-        tolerance = 0.025
+        tolerance = 0.035
         found = gaussian_spectrum(
             9000, tolerance=tolerance / dt, reorthonormalize=interval, dt=dt, frame_transient=50
         )
         expected = TRIGAMMA_OF_A_HALF / 4 / tolerance**2
-        assert 0.7 * expected < int(found.counted_steps) < 1.5 * expected
+        assert 0.6 * expected < int(found.counted_steps) < 1.7 * expected
         assert float(found.standard_error.max()) <= tolerance / dt * (1 + 1e-9)
         assert float((found.exponents[0] * dt - EXACT).abs().max()) < 4 * tolerance
 
     def test_is_exactly_a_run_of_so_many_steps(self):
         options = {"reorthonormalize": 2, "frame_transient": 20}
-        found = gaussian_spectrum(3000, batch=2, tolerance=0.05, **options)
+        found = gaussian_spectrum(1500, batch=2, tolerance=0.06, **options)
         steps = 20 + int(found.counted_steps[0])
-        assert steps < 3000
-        plain = gaussian_spectrum(3000, batch=2, **options)
+        assert steps < 1500
+        plain = gaussian_spectrum(1500, batch=2, **options)
         count = (steps - 20) // 2
         torch.testing.assert_close(
             found.local.gather(-1, found.order.argsort(-1).expand_as(found.local)),
@@ -57,7 +57,7 @@ class TestTolerance:
         )
         # Which is what is needed to go on: the ends are those of the run as it was.
         generator = torch.Generator().manual_seed(0)
-        jacobians = torch.randn(3000, 2, 4, 4, dtype=torch.float64, generator=generator)
+        jacobians = torch.randn(1500, 2, 4, 4, dtype=torch.float64, generator=generator)
         rest = flossing.lyapunov_spectrum(
             product_step,
             jacobians[steps:],
@@ -113,10 +113,10 @@ class TestTolerance:
         torch.testing.assert_close(found.exponents, plain.exponents)
 
     def test_all_trajectories_and_exponents_count(self):
-        found = gaussian_spectrum(9000, batch=3, tolerance=0.03)
-        assert float(found.standard_error.max()) <= 0.03 * (1 + 1e-9)
+        found = gaussian_spectrum(9000, batch=3, tolerance=0.05)
+        assert float(found.standard_error.max()) <= 0.05 * (1 + 1e-9)
         counted = [
-            gaussian_spectrum(9000, batch=3, tolerance=0.03, k=k).counted_steps for k in (1, 4)
+            gaussian_spectrum(9000, batch=3, tolerance=0.05, k=k).counted_steps for k in (1, 4)
         ]
         assert int(counted[0][0]) < int(counted[1][0])
 
@@ -170,7 +170,7 @@ class TestTolerance:
 
         plain = stopping.standard_errors
         monkeypatch.setattr(stopping, "standard_errors", counted)
-        gaussian_spectrum(9000, tolerance=0.015, reorthonormalize=1, frame_transient=0)
+        gaussian_spectrum(9000, tolerance=0.03, reorthonormalize=1, frame_transient=0)
         assert sum(looks) < 5 * looks[-1]
 
     def test_the_transient_of_the_frame_does_not_grow_with_the_limit(self):

@@ -5,6 +5,8 @@ from flossing.analysis.gradient_horizon import gradient_horizon
 from flossing.analysis.rank import EffectiveRank, GradientRank
 from flossing.analysis.reach import GradientHorizon, GradientReach
 from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
+from flossing.analysis.convergence import Convergence, convergence
+from flossing.analysis.covariant_vectors import CovariantVectors, covariant_vectors
 from flossing.errors import (
     ExplodingGradientWarning,
     FlossingError,
@@ -16,6 +18,7 @@ from flossing.errors import (
     NonFiniteError,
     NumericalWarning,
     SkippedStepWarning,
+    ToleranceWarning,
     UnsupportedSystemError,
 )
 from flossing.floss import FlossHistory, floss
@@ -26,6 +29,8 @@ from flossing.spectrum import log_growth_rates, lyapunov_spectrum
 
 __all__ = [
     "EffectiveRank",
+    "Convergence",
+    "CovariantVectors",
     "ExplodingGradientWarning",
     "FlossHistory",
     "Flosser",
@@ -43,8 +48,11 @@ __all__ = [
     "NonFiniteError",
     "NumericalWarning",
     "SkippedStepWarning",
+    "ToleranceWarning",
     "UnsupportedSystemError",
     "effective_rank",
+    "convergence",
+    "covariant_vectors",
     "floss",
     "flossing_loss",
     "gradient_horizon",

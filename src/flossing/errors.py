@@ -37,6 +37,10 @@ class IntervalWarning(NumericalWarning):
     """The reorthonormalization interval was too long for the precision, and was shortened."""
 
 
+class ToleranceWarning(NumericalWarning):
+    """The run ended before the standard errors were as small as was asked for."""
+
+
 class ExplodingGradientWarning(NumericalWarning):
     """Gradients through the states of a chaotic trajectory are meaningless."""
 

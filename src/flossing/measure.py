@@ -18,6 +18,7 @@ from flossing.recurrence import (
 )
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians
+from flossing.stopping import StoppingRule
 from flossing.tangent import DenseTangent, TangentMap
 from flossing.typed import checkpoint
 
@@ -34,6 +35,7 @@ class Plan(NamedTuple):
     state_gradient: StateGradient
     checkpoint_interval: int | None
     dt: float
+    tolerance: float | None
     backend: Backend
 
     @property
@@ -43,10 +45,12 @@ class Plan(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Growth at all boundaries after the state transient, and how each trajectory ended."""
+    """Growth at all boundaries after the state transient, where counting started and all ended."""
 
     log_growth: Float[Tensor, "M B k"]
     ends: list[int]
+    first_state: Float[Tensor, "B S"]
+    first_frame: Float[Tensor, "B n k"]
     final_state: Float[Tensor, "B S"]
     final_frame: Float[Tensor, "B n k"]
     shortened: int
@@ -73,12 +77,18 @@ def run(problem: DrivenMap, plan: Plan) -> Run:
 def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
     state, frame, pace = problem.state, plan.frame, plan.pace
     final_state, final_frame = problem.state.detach().clone(), frame.detach().clone()
+    first_state, first_frame = torch.empty_like(final_state), torch.empty_like(final_frame)
     log_growth: list[Tensor] = []
     ends: list[int] = []
     start = 0
     length = _segment_length(problem, plan, differentiable)
-    while start < problem.steps:
-        stop = _segment_end(start, length, problem, plan)
+    rule = None if plan.tolerance is None else _stopping_rule(problem, plan, plan.tolerance)
+    while start < problem.steps and not (rule and rule.is_met(log_growth, ends)):
+        if start == plan.counted_from:
+            first_state.copy_(state.detach())
+            first_frame.copy_(frame.detach())
+        limit = rule.longest_segment(start) if rule else length
+        stop = _segment_end(start, min(length, limit), problem, plan)
         arguments = (problem, plan, state, frame, start, stop, pace)
         if differentiable and plan.checkpoint_interval is not None:
             segment = cast(
@@ -97,10 +107,23 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
             for at, states, frames in zip(
                 stops, segment.stop_states, growth.stop_frames, strict=True
             ):
-                ended = [row for row, steps in enumerate(problem.lengths) if steps == start + at]
-                final_state[ended], final_frame[ended] = states[ended], frames[ended]
+                # Those that go on will be overwritten, unless the run stops here.
+                there = [row for row, steps in enumerate(problem.lengths) if steps >= start + at]
+                final_state[there], final_frame[there] = states[there], frames[there]
         start = stop
-    return Run(torch.cat(log_growth), ends, final_state, final_frame, pace.shortened)
+    return Run(
+        log_growth=torch.cat(log_growth),
+        ends=ends,
+        first_state=first_state,
+        first_frame=first_frame,
+        final_state=final_state,
+        final_frame=final_frame,
+        shortened=pace.shortened,
+    )
+
+
+def _stopping_rule(problem: DrivenMap, plan: Plan, tolerance: float) -> StoppingRule:
+    return StoppingRule(tolerance * plan.dt, plan.counted_from, plan.pace.interval, problem.lengths)
 
 
 def _run_segment(

@@ -17,6 +17,8 @@ from flossing.recurrence import DrivenMap, StateGradient
 from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE, Limits, Pace
 from flossing.typed import qr
 
+LONGEST_TRANSIENT_WITH_TOLERANCE = 1000
+
 
 @dataclass(frozen=True)
 class Options:
@@ -31,6 +33,7 @@ class Options:
     frame: Tensor | None
     checkpoint_interval: int | None
     dt: float
+    tolerance: float | None
     generator: torch.Generator | None
     backend: str | Backend
 
@@ -54,6 +57,7 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
         state_gradient=_checked_state_gradient(options.state_gradient),
         checkpoint_interval=options.checkpoint_interval,
         dt=_duration(options.dt),
+        tolerance=_checked_tolerance(options.tolerance, problem),
         backend=backend_named(options.backend),
     )
 
@@ -102,12 +106,31 @@ def _duration(dt: float) -> float:
     return float(dt)
 
 
+def _checked_tolerance(tolerance: float | None, problem: DrivenMap) -> float | None:
+    if tolerance is None:
+        return None
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise InvalidOptionError(
+            "tolerance must be a positive standard error in nats per unit time, or None, not "
+            f"{tolerance!r}"
+        )
+    if problem.differentiable:
+        raise InvalidOptionError(
+            f"tolerance={tolerance!r} is for measuring, but these exponents would be "
+            "differentiable: use torch.no_grad(), or fix the number of steps and leave it out"
+        )
+    return float(tolerance)
+
+
 def _counted_from(problem: DrivenMap, options: Options) -> int:
     shortest = min(problem.lengths)
     rest = shortest - options.state_transient
     frame_transient = options.frame_transient
     if frame_transient is None:
         frame_transient = 0 if options.frame is not None else max(0, rest) // 10
+        if options.tolerance is not None:
+            # The number of steps is only an upper limit then, and may be a generous one.
+            frame_transient = min(frame_transient, LONGEST_TRANSIENT_WITH_TOLERANCE)
     require_integer("frame_transient", frame_transient, at_least=0)
     if rest - frame_transient < 1:
         raise InvalidInputError(
@@ -119,9 +142,9 @@ def _counted_from(problem: DrivenMap, options: Options) -> int:
 
 
 def _first_frame(problem: DrivenMap, options: Options) -> Float[Tensor, "B n k"]:
-    count = _exponent_count(options.k, problem.tangent_size)
+    count = exponent_count(options.k, problem.tangent_size)
     if options.frame is None:
-        return _random_frame(problem.state, problem.tangent_size, count, options.generator)
+        return random_frame(problem.state, problem.tangent_size, count, options.generator)
     return _checked_frame(options.frame, problem, options.k)
 
 
@@ -145,7 +168,12 @@ def _checked_frame(frame: Tensor, problem: DrivenMap, k: int | None) -> Float[Te
     return frame
 
 
-def _exponent_count(k: int | None, size: int) -> int:
+def exponent_count(k: int | None, size: int) -> int:
+    """Return how many of so many exponents are meant: k, or all if it is `None`.
+
+    Raises:
+        InvalidOptionError: there are not so many.
+    """
     if k is None:
         return size
     if require_integer("k", k, at_least=1) > size:
@@ -156,7 +184,7 @@ def _exponent_count(k: int | None, size: int) -> int:
     return k
 
 
-def _random_frame(
+def random_frame(
     like: Tensor, size: int, count: int, generator: torch.Generator | None
 ) -> Float[Tensor, "B n k"]:
     """Return random orthonormal frames for the rows of a tensor, the same on every device."""

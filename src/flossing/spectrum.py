@@ -15,7 +15,7 @@ from flossing.measure import run
 from flossing.options import Options, make_plan
 from flossing.recurrence import DrivenMap, StateGradient, System, driven_map
 from flossing.result import LyapunovSpectrum
-from flossing.summary import summarise, warn_of_explosion
+from flossing.summary import summarise, warn_of_explosion, warn_of_tolerance
 
 
 def lyapunov_spectrum(
@@ -34,6 +34,7 @@ def lyapunov_spectrum(
     frame: Float[Tensor, "B n k"] | None = None,
     checkpoint_interval: int | None = None,
     dt: float = 1.0,
+    tolerance: float | None = None,
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
     backend: str | Backend = "auto",
@@ -64,7 +65,8 @@ def lyapunov_spectrum(
         k: how many exponents; `None` for all n of the state.
         state_transient: so many first steps move the state only.
         frame_transient: so many further steps align the frame; their growth is not counted.
-            `None`: a tenth of the rest, or none if a frame is given.
+            `None`: a tenth of the rest, at most 1000 steps where there is a tolerance, or none
+            if a frame is given.
         reorthonormalize: steps between factorisations, or "auto": as seldom as the conditioning
             of the frame allows. A fixed interval that would lose more than half of the digits is
             shortened where it does, with a warning.
@@ -84,6 +86,11 @@ def lyapunov_spectrum(
             compute the others again in the backward pass: memory for T/interval + interval steps
             instead of T, for about one more forward pass.
         dt: duration of a step; exponents are per unit of time.
+        tolerance: stop as soon as no standard error is larger than this, in nats per unit time;
+            the steps are then the most there may be, and `counted_steps` says how many it took.
+            Exponents of −inf do not count. Error bars are looked at from about 300 counted steps
+            on, at growing intervals; a stop as soon as they are small makes them a little
+            optimistic (Glynn & Whitt 1992). Without gradients only. `None`: all steps.
         dtype: precision to compute in, `torch.float32` or `torch.float64`; `None` for the
             system's own (lower ones are computed in float32).
         generator: for the random frame; `None` for a fixed seed, so that measuring leaves the
@@ -105,7 +112,8 @@ def lyapunov_spectrum(
 
     Warns:
         NumericalWarning: the frame lost rank (exponents of −inf), an interval had to be
-            shortened, or the gradient through the states of a chaotic trajectory is meaningless.
+            shortened, the tolerance was not reached, or the gradient through the states of a
+            chaotic trajectory is meaningless.
 
     Example:
         The logistic map at r = 4, whose exponent is ln 2:
@@ -139,6 +147,7 @@ def lyapunov_spectrum(
         frame=frame,
         checkpoint_interval=checkpoint_interval,
         dt=dt,
+        tolerance=tolerance,
         generator=generator,
         backend=backend,
     )
@@ -201,6 +210,7 @@ def log_growth_rates(
         frame=frame,
         checkpoint_interval=checkpoint_interval,
         dt=dt,
+        tolerance=None,
         generator=generator,
         backend=backend,
     )
@@ -220,5 +230,6 @@ def _measure(problem: DrivenMap, options: Options) -> LyapunovSpectrum:
     # Autocast would run single operations in a lower precision than the one asked for.
     with torch.autocast(problem.state.device.type, enabled=False):
         result = summarise(run(problem, plan), problem, plan)
+    warn_of_tolerance(result, problem, plan)
     warn_of_explosion(result, problem, plan)
     return result

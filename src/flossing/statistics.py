@@ -7,6 +7,7 @@ from torch import Tensor
 from flossing.typed import irfft, rfft
 
 _WINDOW = 5.0
+_PIECE_ELEMENTS = 1 << 22
 
 
 def standard_error(log_growth: Float[Tensor, "M k"], steps: Int[Tensor, "M"]) -> Float[Tensor, "k"]:
@@ -43,6 +44,25 @@ def standard_error(log_growth: Float[Tensor, "M k"], steps: Int[Tensor, "M"]) ->
     variance = covariance[0] * _autocorrelation_time(covariance)
     errors = (variance * count).sqrt() / duration.sum()
     return errors.masked_fill(unknown, torch.inf).to(log_growth)
+
+
+def standard_errors(
+    log_growth: Float[Tensor, "M B k"], steps: Int[Tensor, "M B"]
+) -> Float[Tensor, "B k"]:
+    """Standard errors as of `standard_error` for each trajectory, from the intervals it has.
+
+    Args:
+        log_growth: log growth of each interval, in nats; any value where there is none.
+        steps: length of each interval; zero where a trajectory has none.
+    """
+    first = steps[:, 0]
+    if bool((steps == first.unsqueeze(-1)).all() & (first > 0).all()):
+        columns = log_growth.flatten(1)
+        pieces = columns.chunk(columns.numel() // _PIECE_ELEMENTS + 1, dim=1)
+        together = torch.cat([standard_error(piece, first) for piece in pieces])
+        return together.reshape(log_growth.shape[1:])
+    rows = zip(log_growth.unbind(1), steps.unbind(1), strict=True)
+    return torch.stack([standard_error(row[own > 0], own[own > 0]) for row, own in rows])
 
 
 def _autocovariance(residuals: Float[Tensor, "M k"]) -> Float[Tensor, "M k"]:

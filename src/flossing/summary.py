@@ -2,25 +2,31 @@
 
 import math
 import warnings
+from bisect import bisect_right
 
 import torch
 from torch import Tensor
 
-from flossing.errors import ExplodingGradientWarning, IntervalWarning, LostRankWarning
+from flossing.errors import (
+    ExplodingGradientWarning,
+    IntervalWarning,
+    LostRankWarning,
+    ToleranceWarning,
+)
 from flossing.measure import Plan, Run
 from flossing.recurrence import DrivenMap
 from flossing.result import LyapunovSpectrum
+from flossing.scan.boundaries import interval_steps
+from flossing.stopping import largest_error
 
 
 def summarise(outcome: Run, problem: DrivenMap, plan: Plan) -> LyapunovSpectrum:
     """Turn the growth at the boundaries into exponents and local rates."""
-    counted_from, dt = plan.counted_from, plan.dt
-    counted = [index for index, end in enumerate(outcome.ends) if end > counted_from]
-    ends = torch.tensor([outcome.ends[index] for index in counted])
-    starts = torch.cat([torch.tensor([counted_from]), ends[:-1]])
-    lengths = torch.tensor(problem.lengths)
-    growth = outcome.log_growth[counted[0] :]
-    steps = ((ends - starts).unsqueeze(-1) * (ends.unsqueeze(-1) <= lengths)).to(growth.device)
+    dt = plan.dt
+    first = bisect_right(outcome.ends, plan.counted_from)
+    growth = outcome.log_growth[first:]
+    steps = interval_steps(outcome.ends[first:], plan.counted_from, problem.lengths)
+    steps = steps.to(growth.device)
     there = (steps > 0).unsqueeze(-1)
     lost_rank = (torch.isneginf(growth) & there).any(dim=0)
     _warn_of_degradation(outcome, lost_rank)
@@ -29,16 +35,13 @@ def summarise(outcome: Run, problem: DrivenMap, plan: Plan) -> LyapunovSpectrum:
         # Not one operation may see −inf with a gradient: the others' gradients stay clean.
         kept = torch.where(there & ~lost_rank, growth, 0.0)
         total = kept.sum(dim=0).masked_fill(lost_rank, -torch.inf)
-    exponents = total / (dt * steps.sum(dim=0).unsqueeze(-1))
-    order = exponents.detach().argsort(dim=-1, descending=True, stable=True)
     rates = growth / (dt * steps.clamp(min=1).unsqueeze(-1))
-    local = rates.masked_fill(~there, torch.nan)
-    return LyapunovSpectrum(
-        exponents=exponents.gather(-1, order),
-        local=local.gather(-1, order.expand_as(local)),
-        interval_steps=steps,
+    return LyapunovSpectrum.of_columns(
         log_growth=total,
-        order=order,
+        rates=rates.masked_fill(~there, torch.nan),
+        interval_steps=steps,
+        first_state=problem.recurrence.unpack(outcome.first_state, batched=problem.batched),
+        first_frame=outcome.first_frame,
         final_state=problem.recurrence.unpack(outcome.final_state, batched=problem.batched),
         final_frame=outcome.final_frame,
         dt=dt,
@@ -63,6 +66,28 @@ def _warn_of_degradation(outcome: Run, lost_rank: Tensor) -> None:
             IntervalWarning,
             stacklevel=5,
         )
+
+
+def warn_of_tolerance(result: LyapunovSpectrum, problem: DrivenMap, plan: Plan) -> None:
+    """Warn if the run came to its end before its standard errors came down to the tolerance."""
+    stopped_early = plan.counted_from + int(result.counted_steps.max()) < problem.steps
+    if plan.tolerance is None or stopped_early:
+        return
+    largest = largest_error(result.standard_error, result.exponents)
+    if largest <= plan.tolerance:
+        return
+    counted = int(result.counted_steps.min())
+    if math.isinf(largest):
+        needed = "some intervals more, since of a single one it is not known"
+    else:
+        needed = f"about {math.ceil(counted * (largest / plan.tolerance) ** 2)}"
+    warnings.warn(
+        f"the largest standard error is {largest:.2g} after {counted} counted steps, larger than "
+        f"tolerance={plan.tolerance:g}: it would take {needed}; allow more steps, or extend the "
+        "result by a further run (LyapunovSpectrum.extended_by)",
+        ToleranceWarning,
+        stacklevel=4,
+    )
 
 
 def warn_of_explosion(result: LyapunovSpectrum, problem: DrivenMap, plan: Plan) -> None:

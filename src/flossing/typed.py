@@ -9,7 +9,7 @@ from torch import Tensor
 
 qr = cast(Callable[[Tensor], tuple[Tensor, Tensor]], torch.linalg.qr)  # pyright: ignore[reportUnknownMemberType]
 solve_triangular = cast(Callable[..., Tensor], torch.linalg.solve_triangular)  # pyright: ignore[reportUnknownMemberType]
-singular_values = cast(Callable[[Tensor], Tensor], torch.linalg.svdvals)  # pyright: ignore[reportUnknownMemberType]
+svdvals = cast(Callable[[Tensor], Tensor], torch.linalg.svdvals)  # pyright: ignore[reportUnknownMemberType]
 matrix_norm = cast(Callable[..., Tensor], torch.linalg.matrix_norm)  # pyright: ignore[reportUnknownMemberType]
 vector_norm = cast(Callable[..., Tensor], torch.linalg.vector_norm)  # pyright: ignore[reportUnknownMemberType]
 rfft = cast(Callable[..., Tensor], torch.fft.rfft)  # pyright: ignore[reportUnknownMemberType]

@@ -17,7 +17,7 @@ from flossing.errors import InvalidOptionError, NonFiniteError
 from flossing.gates import GRU, LSTM, LayerWeights
 from flossing.recurrence import DrivenMap, Recurrence, System, check_finite, trajectory
 from flossing.stock import StockRecurrence
-from flossing.typed import singular_values
+from flossing.typed import svdvals
 
 _GATES = {
     GRU: ("reset", "update", "new"),
@@ -206,4 +206,4 @@ def _gates(problem: DrivenMap) -> tuple[str, ...]:
 
 
 def _rank(gradient: Float[Tensor, "rows columns"]) -> GradientRank:
-    return GradientRank(singular_values(gradient))
+    return GradientRank(svdvals(gradient))

@@ -8,6 +8,8 @@ import math
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 DEFAULT_ROUNDING_TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-13}
 
@@ -68,6 +70,22 @@ def next_interval(taken: int, used: float) -> int:
     """Return how many steps to plan after an interval that used that share of the limits."""
     affordable = taken * 0.8 / max(used, 1e-12)
     return max(1, int(min(affordable, 2.0 * taken, 1048576.0)))
+
+
+def interval_steps(ends: list[int], start: int, lengths: tuple[int, ...]) -> Int[Tensor, "M B"]:
+    """Return the steps that each trajectory has in each interval: all of them or, later, none.
+
+    Args:
+        ends: the boundaries at which the intervals end.
+        start: the boundary at which the first one starts.
+        lengths: number of steps of each trajectory.
+
+    >>> interval_steps([5, 8], 3, (8, 5))
+    tensor([[2, 2],
+            [3, 0]])
+    """
+    at = torch.tensor([start, *ends])
+    return at.diff().unsqueeze(-1) * (at[1:].unsqueeze(-1) <= torch.tensor(lengths))
 
 
 def plan(stops: tuple[int, ...], interval: int) -> list[int]:

@@ -1,0 +1,117 @@
+"""How exponents settle as ever more of a run is counted."""
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flossing.checks import require_integer
+from flossing.errors import InvalidOptionError
+from flossing.result import LyapunovSpectrum
+from flossing.statistics import standard_errors
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Exponents and their error bars as they stood at M points of a run.
+
+    Attributes:
+        steps: (M, B), steps counted up to each point.
+        exponents: (M, B, k), in nats per unit time, as of a run that ended there; in the order of
+            the final exponents. NaN past the end of a shorter trajectory.
+        standard_error: (M, B, k), of these; infinite where nothing is known of the error: after a
+            single interval, or for an exponent of −inf. NaN past the end of a trajectory.
+        level: probability with which the true exponent is to lie in the confidence band.
+        dt: duration of a step in the caller's unit of time.
+    """
+
+    steps: Int[Tensor, "M B"]
+    exponents: Float[Tensor, "M B k"]
+    standard_error: Float[Tensor, "M B k"]
+    level: float
+    dt: float
+
+    @property
+    def lower(self) -> Float[Tensor, "M B k"]:
+        """Lower end of the confidence bands, taking errors as normally distributed."""
+        return torch.where(self._width.isinf(), -torch.inf, self.exponents - self._width)
+
+    @property
+    def upper(self) -> Float[Tensor, "M B k"]:
+        """Upper end of the confidence bands, taking errors as normally distributed."""
+        return torch.where(self._width.isinf(), torch.inf, self.exponents + self._width)
+
+    @property
+    def _width(self) -> Float[Tensor, "M B k"]:
+        return NormalDist().inv_cdf((1.0 + self.level) / 2) * self.standard_error
+
+
+def convergence(result: LyapunovSpectrum, *, points: int = 100, level: float = 0.95) -> Convergence:
+    r"""Running exponents with confidence bands: whether a run was long enough.
+
+    At each point, the mean growth rate of all intervals up to it, and its standard error from
+    the autocorrelation of their rates (Sokal 1997; see `flossing.LyapunovSpectrum`),
+
+    .. math:: \lambda(t) \pm z \, \mathrm{SE}(t), \qquad z = \Phi^{-1}((1 + \text{level}) / 2).
+
+    Bands that shrink like 1/√t around each other speak for convergence; an exponent that drifts
+    out of its earlier bands, for a transient or for correlations longer than the run.
+
+    Args:
+        result: what `flossing.lyapunov_spectrum` returned. Its intervals are what there is to
+            see: `reorthonormalize=1` makes them single steps.
+        points: how many points at most, spaced evenly on a logarithmic scale; the ends of all
+            trajectories are among them.
+        level: of the confidence bands.
+
+    Returns:
+        The exponents at M points and their standard errors, (M, B, k), in float64.
+
+    Raises:
+        InvalidOptionError: an option outside what it may be.
+
+    Example:
+        >>> import torch, flossing
+        >>> spectrum = flossing.lyapunov_spectrum(
+        ...     lambda x: 4 * x * (1 - x), state=torch.tensor([0.3]), steps=4000,
+        ...     dtype=torch.float64, frame_transient=100, reorthonormalize=1,
+        ... )
+        >>> course = flossing.convergence(spectrum, points=20)
+        >>> course.steps[[0, -1], 0]
+        tensor([   1, 3900])
+        >>> bool((course.lower[-1] < torch.tensor(2.0).log()).all())
+        True
+    """
+    require_integer("points", points, at_least=1)
+    if not 0.0 < level < 1.0:
+        raise InvalidOptionError(
+            f"level is the probability of the confidence bands, between 0 and 1, not {level!r}: "
+            "pass, for example, level=0.95"
+        )
+    steps = result.interval_steps
+    there = (steps > 0).unsqueeze(-1)
+    growth = result.local.detach().double() * steps.unsqueeze(-1)
+    growth = torch.where(there, growth, 0.0)
+    counted = steps.cumsum(dim=0)
+    running = growth.cumsum(dim=0) / counted.unsqueeze(-1)
+    lasts = torch.where(steps > 0, torch.arange(len(steps), device=steps.device).unsqueeze(-1), 0)
+    last = lasts.amax(dim=0)
+    at = _points(points, [int(end) for end in last])
+    errors = torch.stack([standard_errors(growth[: end + 1], steps[: end + 1]) for end in at])
+    past = (torch.tensor(at, device=last.device).unsqueeze(-1) > last).unsqueeze(-1)
+    return Convergence(
+        steps=counted[at],
+        exponents=running[at].masked_fill(past, torch.nan),
+        standard_error=errors.masked_fill(past, torch.nan),
+        level=level,
+        dt=result.dt,
+    )
+
+
+def _points(points: int, lasts: list[int]) -> list[int]:
+    """Return indices of intervals, from the first one to the last one, and those in between."""
+    count = max(lasts) + 1
+    spaced = [round(count ** (index / max(1, points - 1))) - 1 for index in range(points)]
+    return sorted({*spaced, *lasts})

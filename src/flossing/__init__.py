@@ -1,5 +1,6 @@
 """Lyapunov exponents of recurrent PyTorch networks: measured, differentiated, pushed to zero."""
 
+from flossing.analysis.closed_loop import ClosedLoop, closed_loop
 from flossing.errors import (
     ExplodingGradientWarning,
     FlossingError,
@@ -20,6 +21,7 @@ from flossing.result import LyapunovSpectrum
 from flossing.spectrum import log_growth_rates, lyapunov_spectrum
 
 __all__ = [
+    "ClosedLoop",
     "ExplodingGradientWarning",
     "FlossHistory",
     "Flosser",
@@ -34,6 +36,7 @@ __all__ = [
     "NumericalWarning",
     "SkippedStepWarning",
     "UnsupportedSystemError",
+    "closed_loop",
     "floss",
     "flossing_loss",
     "log_growth_rates",

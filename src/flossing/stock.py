@@ -97,6 +97,10 @@ class StockRecurrence:
             blocks = [block.squeeze(-2) for block in blocks]
         return tuple(blocks) if self.kind is LSTM else blocks[0]
 
+    def output(self, state: Float[Tensor, "B n"]) -> Float[Tensor, "B output_size"]:
+        """Return what the module puts out when it arrives at a flat state: the top layer's h."""
+        return self._pieces(state)[-1][..., : self._block_sizes[0]]
+
     def requires_grad(self, inputs: Tensor | None, state: Tensor) -> bool:
         """Whether anything that the trajectory depends on requires gradients."""
         leaves = [state, *(weight for layer in self.layers for weight in layer.present())]

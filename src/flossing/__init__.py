@@ -1,6 +1,9 @@
 """Lyapunov exponents of recurrent PyTorch networks: measured, differentiated, pushed to zero."""
 
 from flossing.analysis.closed_loop import ClosedLoop, closed_loop
+from flossing.analysis.context import DynamicalContext, dynamical_context
+from flossing.analysis.saturation import Saturation
+from flossing.analysis.weights import WeightSpectrum
 from flossing.errors import (
     ExplodingGradientWarning,
     FlossingError,
@@ -22,6 +25,7 @@ from flossing.spectrum import log_growth_rates, lyapunov_spectrum
 
 __all__ = [
     "ClosedLoop",
+    "DynamicalContext",
     "ExplodingGradientWarning",
     "FlossHistory",
     "Flosser",
@@ -34,9 +38,12 @@ __all__ = [
     "LyapunovSpectrum",
     "NonFiniteError",
     "NumericalWarning",
+    "Saturation",
     "SkippedStepWarning",
     "UnsupportedSystemError",
+    "WeightSpectrum",
     "closed_loop",
+    "dynamical_context",
     "floss",
     "flossing_loss",
     "log_growth_rates",

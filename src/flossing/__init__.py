@@ -22,6 +22,7 @@ from flossing.flosser import Flosser
 from flossing.loss import flossing_loss
 from flossing.result import LyapunovSpectrum
 from flossing.spectrum import log_growth_rates, lyapunov_spectrum
+from flossing.watch import Watcher, watch
 
 __all__ = [
     "ClosedLoop",
@@ -41,6 +42,7 @@ __all__ = [
     "Saturation",
     "SkippedStepWarning",
     "UnsupportedSystemError",
+    "Watcher",
     "WeightSpectrum",
     "closed_loop",
     "dynamical_context",
@@ -48,4 +50,5 @@ __all__ = [
     "flossing_loss",
     "log_growth_rates",
     "lyapunov_spectrum",
+    "watch",
 ]

@@ -144,7 +144,7 @@ def lyapunov_spectrum(
     )
     with _outside_inference_mode():
         problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
-        return _measure(problem, options)
+        return measure(problem, options)
 
 
 def log_growth_rates(
@@ -204,7 +204,7 @@ def log_growth_rates(
         generator=generator,
         backend=backend,
     )
-    return _measure(jacobian_map(jacobians), options)
+    return measure(jacobian_map(jacobians), options)
 
 
 @contextmanager
@@ -215,7 +215,8 @@ def _outside_inference_mode() -> Generator[None]:
         yield
 
 
-def _measure(problem: DrivenMap, options: Options) -> LyapunovSpectrum:
+def measure(problem: DrivenMap, options: Options) -> LyapunovSpectrum:
+    """Return the exponents of a map that is checked already."""
     plan = make_plan(problem, options)
     # Autocast would run single operations in a lower precision than the one asked for.
     with torch.autocast(problem.state.device.type, enabled=False):

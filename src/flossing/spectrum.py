@@ -46,7 +46,8 @@ def lyapunov_spectrum(
 
     .. math:: \lambda_i = \frac{1}{\text{counted steps}} \sum_{\text{boundaries}} \log R_{ii}.
 
-    Under an input they are the conditional exponents. Where gradients are enabled and something
+    Under an input they are the conditional exponents; for those of a network that makes its own
+    next input, see `flossing.closed_loop`. Where gradients are enabled and something
     requires them, the exponents are differentiable with respect to parameters, inputs and initial
     state, by an adjoint scan that needs no graph through the factorisations. To measure only, use
     `torch.no_grad()`: memory then does not grow with the number of steps.

@@ -71,8 +71,8 @@ def watch(
 
     Parameters, `.grad`, the global random state, and train or eval mode are left as they are.
     The module is measured in eval mode, since dropout has no exponents. If the inputs or states
-    are not finite, because training has diverged, λ_1 … λ_k and what follows from them are NaN, with a
-    `NumericalWarning`; training goes on. What is wrong with the call itself raises.
+    are not finite, because training has diverged, λ_1 … λ_k and what follows from them are NaN,
+    with a `NumericalWarning`; training goes on. What is wrong with the call itself raises.
 
     Args:
         system: see `flossing.lyapunov_spectrum`: the recurrent module itself, not a model around

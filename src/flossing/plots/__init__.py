@@ -6,6 +6,7 @@ touched.
 """
 
 from flossing.plots.axes import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new_figure
+from flossing.plots.context import plot_weight_spectrum
 from flossing.plots.spectrum import plot_spectrum
 from flossing.plots.training import plot_gradient_norm, plot_learning_curve
 
@@ -21,4 +22,5 @@ __all__ = [
     "plot_gradient_norm",
     "plot_learning_curve",
     "plot_spectrum",
+    "plot_weight_spectrum",
 ]

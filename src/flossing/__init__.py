@@ -7,6 +7,10 @@ from flossing.analysis.reach import GradientHorizon, GradientReach
 from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
 from flossing.analysis.convergence import Convergence, convergence
 from flossing.analysis.covariant_vectors import CovariantVectors, covariant_vectors
+from flossing.analysis.closed_loop import ClosedLoop, closed_loop
+from flossing.analysis.context import DynamicalContext, dynamical_context
+from flossing.analysis.saturation import Saturation
+from flossing.analysis.weights import WeightSpectrum
 from flossing.errors import (
     ExplodingGradientWarning,
     FlossingError,
@@ -26,11 +30,14 @@ from flossing.flosser import Flosser
 from flossing.loss import flossing_loss
 from flossing.result import LyapunovSpectrum
 from flossing.spectrum import log_growth_rates, lyapunov_spectrum
+from flossing.watch import Watcher, watch
 
 __all__ = [
     "EffectiveRank",
     "Convergence",
     "CovariantVectors",
+    "ClosedLoop",
+    "DynamicalContext",
     "ExplodingGradientWarning",
     "FlossHistory",
     "Flosser",
@@ -47,16 +54,22 @@ __all__ = [
     "LyapunovSpectrum",
     "NonFiniteError",
     "NumericalWarning",
+    "Saturation",
     "SkippedStepWarning",
     "ToleranceWarning",
     "UnsupportedSystemError",
     "effective_rank",
     "convergence",
     "covariant_vectors",
+    "Watcher",
+    "WeightSpectrum",
+    "closed_loop",
+    "dynamical_context",
     "floss",
     "flossing_loss",
     "gradient_horizon",
     "log_growth_rates",
     "long_term_jacobian",
     "lyapunov_spectrum",
+    "watch",
 ]

@@ -28,6 +28,8 @@ class CallableRecurrence:
         batched: whether it takes a batch; otherwise it is mapped over one.
         shapes: shape of each tensor of the state, without a batch dimension.
         rebuild: puts the tensors of a state into the caller's structure.
+        convention: `unpack` of a state whose batch is not its tensors' first dimension; `None`
+            where it is.
     """
 
     function: Callable[..., Any]
@@ -35,6 +37,7 @@ class CallableRecurrence:
     batched: bool
     shapes: tuple[torch.Size, ...]
     rebuild: Rebuild
+    convention: Callable[..., Any] | None = None
 
     @property
     def state_size(self) -> int:
@@ -59,6 +62,8 @@ class CallableRecurrence:
 
     def unpack(self, state: Float[Tensor, "B n"], *, batched: bool) -> Any:
         """Return a flat state in the caller's own structure."""
+        if self.convention is not None:
+            return self.convention(state, batched=batched)
         return self._tree(state if batched else state.squeeze(0))
 
     def step(self, inputs: Tensor | None, state: Float[Tensor, "R n"]) -> Float[Tensor, "R n"]:
@@ -96,7 +101,7 @@ class CallableRecurrence:
     def _call(self, inputs: Tensor | None, state: Float[Tensor, "*R n"]) -> Float[Tensor, "*R n"]:
         tree = self._tree(state)
         result = self.function(inputs, tree) if self.driven else self.function(tree)
-        leaves, _ = flatten(_state_of(result, tree))
+        leaves, _ = flatten(state_of(result, tree))
         flat = [leaf.reshape(*state.shape[:-1], -1) for leaf in leaves]
         return torch.cat(flat, dim=-1).to(state.dtype)
 
@@ -133,7 +138,7 @@ def callable_recurrence(
         raise InvalidStateError(f"the state is empty: {describe(state)}")
     function = computing_in(system, dtype)
     recurrence = CallableRecurrence(function, inputs is not None, batched, shapes, rebuild)
-    _probe(recurrence, system, inputs, flat)
+    probe(recurrence, system, inputs, flat)
     return recurrence, flat
 
 
@@ -172,7 +177,12 @@ def computing_in(
     return lambda *arguments: torch.func.functional_call(system, replaced, arguments)
 
 
-def _state_of(result: Any, state: Any) -> Any:
+def state_of(result: Any, state: Any) -> Any:
+    """Return the next state from what a step returned: it, or an output and it.
+
+    Raises:
+        UnsupportedSystemError: neither has the structure and shapes of the state before.
+    """
     if same_structure(result, state):
         return result
     if isinstance(result, tuple | list):
@@ -185,13 +195,17 @@ def _state_of(result: Any, state: Any) -> Any:
     )
 
 
-def _probe(
+def probe(
     recurrence: CallableRecurrence,
     system: Callable[..., Any],
     inputs: Tensor | None,
     state: Float[Tensor, "B n"],
 ) -> None:
-    """Try one step: on the batch, on every row twice, and for its derivative."""
+    """Try one step: on the batch, on every row twice, and for its derivative.
+
+    Raises:
+        UnsupportedSystemError: it fails, is random, couples the rows, or has no derivative.
+    """
     first = None if inputs is None else inputs[0].detach()
     twice = None if first is None else torch.cat([first, first])
     state = state.detach()

@@ -4,6 +4,7 @@ The state of a layer is one vector: h, or for an LSTM h followed by c.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -79,19 +80,29 @@ def _relu_coefficients(inputs: Tensor, state: Tensor, weights: LayerWeights) -> 
 
 def _gru_coefficients(inputs: Tensor, state: Tensor, weights: LayerWeights) -> Coefficients:
     r"""H' = (1 − z) n + z h with n = tanh(a_n + r q_n), q_n = W_hn h + b_hn."""
-    from_inputs, from_state = weights.currents(inputs, state)
-    input_r, input_z, input_n = from_inputs.chunk(3, dim=-1)
-    state_r, state_z, state_n = from_state.chunk(3, dim=-1)
-    reset = torch.sigmoid(input_r + state_r)
-    update_current = input_z + state_z
-    candidate_current = input_n + reset * state_n
+    reset_current, update_current, candidate_current, state_n = _gru_currents(
+        inputs, state, weights
+    )
     to_update = (state - torch.tanh(candidate_current)) * _slope_of_sigmoid(update_current)
     to_candidate = torch.sigmoid(-update_current) * _slope_of_tanh(candidate_current)
-    to_reset = to_candidate * state_n * _slope_of_sigmoid(input_r + state_r)
-    recurrent = torch.stack([to_reset, to_update, to_candidate * reset], dim=-2)
+    to_reset = to_candidate * state_n * _slope_of_sigmoid(reset_current)
+    through_reset = to_candidate * torch.sigmoid(reset_current)
+    recurrent = torch.stack([to_reset, to_update, through_reset], dim=-2)
     feedforward = torch.stack([to_reset, to_update, to_candidate], dim=-2)
     update = torch.sigmoid(update_current)[..., None, None, :]
     return Coefficients(recurrent.unsqueeze(-3), feedforward.unsqueeze(-3), update)
+
+
+def _gru_currents(
+    inputs: Tensor, state: Tensor, weights: LayerWeights
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what reset, update and candidate squash, and q_n = W_hn h + b_hn."""
+    from_inputs, from_state = weights.currents(inputs, state)
+    input_r, input_z, input_n = from_inputs.chunk(3, dim=-1)
+    state_r, state_z, state_n = from_state.chunk(3, dim=-1)
+    reset_current = input_r + state_r
+    candidate_current = input_n + torch.sigmoid(reset_current) * state_n
+    return reset_current, input_z + state_z, candidate_current, state_n
 
 
 def _lstm_coefficients(inputs: Tensor, state: Tensor, weights: LayerWeights) -> Coefficients:
@@ -126,6 +137,38 @@ def _lstm_coefficients(inputs: Tensor, state: Tensor, weights: LayerWeights) -> 
 def _lstm_gates(current: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     current_i, current_f, current_g, _ = current.chunk(4, dim=-1)
     return torch.sigmoid(current_i), torch.sigmoid(current_f), torch.tanh(current_g)
+
+
+def _elman_slopes(
+    slope: Callable[[Tensor], Tensor], inputs: Tensor, state: Tensor, weights: LayerWeights
+) -> dict[str, Tensor]:
+    from_inputs, from_state = weights.currents(inputs, state)
+    return {"hidden": slope(from_inputs + from_state)}
+
+
+def _gru_slopes(inputs: Tensor, state: Tensor, weights: LayerWeights) -> dict[str, Tensor]:
+    reset_current, update_current, candidate_current, _ = _gru_currents(inputs, state, weights)
+    return {
+        "reset": 4 * _slope_of_sigmoid(reset_current),
+        "update": 4 * _slope_of_sigmoid(update_current),
+        "candidate": _slope_of_tanh(candidate_current),
+    }
+
+
+def _lstm_slopes(inputs: Tensor, state: Tensor, weights: LayerWeights) -> dict[str, Tensor]:
+    outputs = weights.weight_hh.shape[1]
+    hidden, cell = state[..., :outputs], state[..., outputs:]
+    from_inputs, from_state = weights.currents(inputs, hidden)
+    current = from_inputs + from_state
+    current_i, current_f, current_g, current_o = current.chunk(4, dim=-1)
+    input_gate, forget, candidate = _lstm_gates(current)
+    return {
+        "input": 4 * _slope_of_sigmoid(current_i),
+        "forget": 4 * _slope_of_sigmoid(current_f),
+        "candidate": _slope_of_tanh(current_g),
+        "output": 4 * _slope_of_sigmoid(current_o),
+        "cell": _slope_of_tanh(forget * cell + input_gate * candidate),
+    }
 
 
 def _run_one_state(
@@ -190,15 +233,50 @@ class Kind(NamedTuple):
     """Inputs [T, B, D] and a first state [B, n] to the states after every step [T, B, n]."""
     coefficients: Callable[[Tensor, Tensor, LayerWeights], Coefficients]
     """Inputs [T, B, D] and the states before every step [T, B, n] to Jacobian coefficients."""
-    gates: int
-    """Number of gates m: the weights have m·N rows."""
+    slopes: Callable[[Tensor, Tensor, LayerWeights], dict[str, Tensor]]
+    """The same to the derivative of each squashing function, as a share of its largest."""
+    gate_names: tuple[str, ...]
+    """What each of the m gates is called; the weights have m·N rows."""
     state_blocks: int
     """Number of state vectors: 2 for an LSTM's h and c, else 1."""
     compiled: type[Layer]
     """The same for the compiled loops."""
 
+    @property
+    def gates(self) -> int:
+        """Number of gates m."""
+        return len(self.gate_names)
 
-TANH = Kind(_run_tanh, _tanh_coefficients, gates=1, state_blocks=1, compiled=TanhLayer)
-RELU = Kind(_run_relu, _relu_coefficients, gates=1, state_blocks=1, compiled=ReluLayer)
-GRU = Kind(_run_gru, _gru_coefficients, gates=3, state_blocks=1, compiled=GruLayer)
-LSTM = Kind(_run_lstm, _lstm_coefficients, gates=4, state_blocks=2, compiled=LstmLayer)
+
+TANH = Kind(
+    _run_tanh,
+    _tanh_coefficients,
+    partial(_elman_slopes, _slope_of_tanh),
+    gate_names=("hidden",),
+    state_blocks=1,
+    compiled=TanhLayer,
+)
+RELU = Kind(
+    _run_relu,
+    _relu_coefficients,
+    partial(_elman_slopes, _slope_of_relu),
+    gate_names=("hidden",),
+    state_blocks=1,
+    compiled=ReluLayer,
+)
+GRU = Kind(
+    _run_gru,
+    _gru_coefficients,
+    _gru_slopes,
+    gate_names=("reset", "update", "candidate"),
+    state_blocks=1,
+    compiled=GruLayer,
+)
+LSTM = Kind(
+    _run_lstm,
+    _lstm_coefficients,
+    _lstm_slopes,
+    gate_names=("input", "forget", "candidate", "output"),
+    state_blocks=2,
+    compiled=LstmLayer,
+)

@@ -71,6 +71,21 @@ class Recurrence(Protocol):
         ...
 
 
+@runtime_checkable
+class AutonomousSystem(Protocol):
+    """A system without inputs that knows by itself how its states lie flat."""
+
+    def __call__(self, state: Any) -> Any:
+        """Return the state after one step."""
+        ...
+
+    def as_recurrence(
+        self, state: Any, dtype: torch.dtype
+    ) -> tuple[Recurrence, Float[Tensor, "B n"], bool]:
+        """Return the map, the flat initial state, and whether that came with a batch dimension."""
+        ...
+
+
 @dataclass(frozen=True)
 class DrivenMap:
     """A recurrent map with its inputs and initial state, checked, in one layout and dtype.
@@ -130,8 +145,13 @@ def driven_map(
             f"not a {type(system).__name__}"
         )
     _check_dtype_option(dtype)
+    if isinstance(system, AutonomousSystem) and inputs is not None:
+        raise InvalidInputError(
+            f"a {type(system).__name__} makes its own inputs: leave inputs out and pass steps=..., "
+            "or pass the driven system itself for its exponents under these inputs"
+        )
     own_dtype = _own_dtype(system, inputs, state)
-    computing = dtype or _computable(own_dtype)
+    computing = dtype or computing_dtype(system, inputs, state)
     inputs, lengths, batched = _time_first(system, inputs, state)
     _check_devices(system, inputs, state)
     if inputs is None:
@@ -147,6 +167,9 @@ def driven_map(
     _check_state_tensors(state, own_dtype, dtype)
     if is_stock(system):
         recurrence, flat = _stock(system, inputs, state, layer, computing)
+    elif isinstance(system, AutonomousSystem):
+        _refuse_layer(system, layer)
+        recurrence, flat, batched = system.as_recurrence(state, computing)
     else:
         _refuse_layer(system, layer)
         recurrence, flat = callable_recurrence(
@@ -155,6 +178,11 @@ def driven_map(
     if not lengths:
         lengths = (steps,) * len(flat)
     return DrivenMap(recurrence, inputs, flat, steps, lengths, batched)
+
+
+def computing_dtype(system: System, inputs: Any, state: Any) -> torch.dtype:
+    """Return the precision in which a system is computed unless another is asked for."""
+    return _computable(_own_dtype(system, inputs, state))
 
 
 def trajectory(

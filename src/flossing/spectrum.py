@@ -47,7 +47,8 @@ def lyapunov_spectrum(
 
     .. math:: \lambda_i = \frac{1}{\text{counted steps}} \sum_{\text{boundaries}} \log R_{ii}.
 
-    Under an input they are the conditional exponents. Where gradients are enabled and something
+    Under an input they are the conditional exponents; for those of a network that makes its own
+    next input, see `flossing.closed_loop`. Where gradients are enabled and something
     requires them, the exponents are differentiable with respect to parameters, inputs and initial
     state, by an adjoint scan that needs no graph through the factorisations. To measure only, use
     `torch.no_grad()`: memory then does not grow with the number of steps.
@@ -153,7 +154,7 @@ def lyapunov_spectrum(
     )
     with _outside_inference_mode():
         problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
-        return _measure(problem, options)
+        return measure(problem, options)
 
 
 def log_growth_rates(
@@ -214,7 +215,7 @@ def log_growth_rates(
         generator=generator,
         backend=backend,
     )
-    return _measure(jacobian_map(jacobians), options)
+    return measure(jacobian_map(jacobians), options)
 
 
 @contextmanager
@@ -225,7 +226,8 @@ def _outside_inference_mode() -> Generator[None]:
         yield
 
 
-def _measure(problem: DrivenMap, options: Options) -> LyapunovSpectrum:
+def measure(problem: DrivenMap, options: Options) -> LyapunovSpectrum:
+    """Return the exponents of a map that is checked already."""
     plan = make_plan(problem, options)
     # Autocast would run single operations in a lower precision than the one asked for.
     with torch.autocast(problem.state.device.type, enabled=False):

@@ -3,6 +3,7 @@
 The flat state of a stack is layer after layer, each h, or for an LSTM h followed by c.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -59,6 +60,11 @@ class StockRecurrence:
             return slice(0, self.state_size)
         return slice(self.selected * self._layer_size, (self.selected + 1) * self._layer_size)
 
+    @property
+    def selected_layers(self) -> Sequence[int]:
+        """The layers that the tangent map is about."""
+        return range(len(self.layers)) if self.selected is None else [self.selected]
+
     def elements_per_step(self, exponents: int) -> int:  # noqa: ARG002 - the same for any number
         """Return how many numbers a step of one trajectory needs while scanned, roughly."""
         if self.projected:
@@ -96,6 +102,10 @@ class StockRecurrence:
         if not batched:
             blocks = [block.squeeze(-2) for block in blocks]
         return tuple(blocks) if self.kind is LSTM else blocks[0]
+
+    def output(self, state: Float[Tensor, "B n"]) -> Float[Tensor, "B output_size"]:
+        """Return what the module puts out when it arrives at a flat state: the top layer's h."""
+        return self._pieces(state)[-1][..., : self._block_sizes[0]]
 
     def requires_grad(self, inputs: Tensor | None, state: Tensor) -> bool:
         """Whether anything that the trajectory depends on requires gradients."""
@@ -154,7 +164,7 @@ class StockRecurrence:
         """Return the tangent map along the inputs of every step and the states before it."""
         if self.projected:
             return self._projected_tangent(inputs, states, exponents)
-        layers = range(len(self.layers)) if self.selected is None else [self.selected]
+        layers = self.selected_layers
         layer_inputs = self._layer_inputs(inputs, states)
         pieces = self._pieces(states)
         coefficients = [
@@ -172,6 +182,38 @@ class StockRecurrence:
             for weights, coefficient in zip(self.layers[1:], coefficients[1:], strict=True)
         )
         return StackedTangent(gated, couplings)
+
+    def slopes(
+        self, inputs: Float[Tensor, "T B D"], states: Float[Tensor, "T B n"]
+    ) -> dict[tuple[int, str], Float[Tensor, "T B N"]]:
+        """Return the derivative of every squashing function, as a share of its largest.
+
+        They are those of the steps from the given states under the given inputs, by layer and
+        gate.
+        """
+        layer_inputs, pieces = self._layer_inputs(inputs, states), self._pieces(states)
+        return {
+            (layer, gate): slope
+            for layer in self.selected_layers
+            for gate, slope in self.kind.slopes(
+                layer_inputs[layer], pieces[layer], self.layers[layer]
+            ).items()
+        }
+
+    def gate_weights(self) -> dict[tuple[int, str], Float[Tensor, "N N"]]:
+        """Return the weights from the units of a layer to its gates, by layer and gate.
+
+        Through the projection, where there is one.
+        """
+        matrices: dict[tuple[int, str], Tensor] = {}
+        for layer in self.selected_layers:
+            weights = self.layers[layer]
+            for gate, matrix in zip(
+                self.kind.gate_names, weights.weight_hh.chunk(self.kind.gates), strict=True
+            ):
+                through = matrix if weights.weight_hr is None else matrix @ weights.weight_hr
+                matrices[layer, gate] = through
+        return matrices
 
     @property
     def _block_sizes(self) -> list[int]:

@@ -11,6 +11,7 @@ from flossing.plots.gradient_horizon import plot_gradient_horizon
 from flossing.plots.long_term_jacobian import plot_condition_number, plot_singular_values
 from flossing.plots.convergence import plot_convergence
 from flossing.plots.covariant_vectors import plot_covariant_angles, plot_localisation
+from flossing.plots.context import plot_weight_spectrum
 from flossing.plots.spectrum import plot_spectrum
 from flossing.plots.training import plot_gradient_norm, plot_learning_curve
 
@@ -35,4 +36,5 @@ __all__ = [
     "plot_learning_curve",
     "plot_localisation",
     "plot_spectrum",
+    "plot_weight_spectrum",
 ]

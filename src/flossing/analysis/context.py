@@ -1,0 +1,229 @@
+"""What stands beside the exponents: dimension, volume, saturation, and the spectrum of W."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from flossing.analysis.linearisation import Linearisation, linearise
+from flossing.analysis.saturation import Saturation, gate_saturation
+from flossing.analysis.weights import WeightSpectrum, weight_spectrum
+from flossing.checks import require_choice, require_integer
+from flossing.errors import InvalidOptionError
+from flossing.recurrence import System
+from flossing.result import LyapunovSpectrum
+from flossing.spectrum import lyapunov_spectrum
+from flossing.stock import StockRecurrence
+from flossing.typed import eigvals, matrix_norm, slogdet
+
+_CHUNK_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class DynamicalContext:
+    r"""A trajectory's exponents, and what helps to read them.
+
+    Why exp(λ₁), the mean growth per step, is neither ρ(W) nor ‖W‖₂: the network does not multiply
+    by W but by J_t = D_t W (or a gated sum of such products), where the slopes D_t lie below 1
+    wherever units saturate, so that J_t is mostly smaller than W. And it multiplies by another
+    J_t at every step. ρ(W) is the growth under one and the same matrix, ‖W‖₂ what the best
+    direction gains in one step; where W is far from normal the two lie far apart, since a vector
+    that one step stretches leaves that direction with the next. With D_t changing, eigenvectors
+    do not carry over from step to step: products of matrices with radii below 1 may grow, and
+    products of matrices with norms above 1 may shrink. Only one inequality holds always:
+    λ₁ ≤ ⟨ln‖J_t‖₂⟩.
+
+    Attributes:
+        spectrum: the exponents, (B, k), in nats per step.
+        volume_growth_rate: (B,), ⟨ln|det J_t|⟩ in nats per step over the steps that the exponents
+            count, negative where volumes contract, −inf where a Jacobian is singular. From the
+            determinants, not from the exponents, whose sum over all n it equals. `None` if not
+            asked for.
+        jacobian_spectral_radius: (B,), mean over sampled steps of the largest modulus of an
+            eigenvalue of J_t.
+        jacobian_spectral_norm: (B,), mean over the same steps of ‖J_t‖₂.
+        weights: by layer and gate, e.g. (0, "update"), the spectrum of the recurrent weights from
+            the layer's units to that gate; through the projection, where there is one. Gates are
+            "hidden" (`nn.RNN`), "reset", "update", "candidate" (`nn.GRU`), "input", "forget",
+            "candidate", "output" (`nn.LSTM`). Empty for other systems, which have no one W.
+        saturation: by layer and gate, how often units are saturated; for `nn.LSTM` also "cell",
+            the tanh of the new cell state. Empty for other systems, whose squashing functions
+            are not known.
+    """
+
+    spectrum: LyapunovSpectrum
+    volume_growth_rate: Float[Tensor, "B"] | None
+    jacobian_spectral_radius: Float[Tensor, "B"]
+    jacobian_spectral_norm: Float[Tensor, "B"]
+    weights: dict[tuple[int, str], WeightSpectrum]
+    saturation: dict[tuple[int, str], Saturation]
+
+    @property
+    def kaplan_yorke_dimension(self) -> Float[Tensor, "B"]:
+        """See `LyapunovSpectrum.kaplan_yorke_dimension`."""
+        return self.spectrum.kaplan_yorke_dimension
+
+    @property
+    def entropy_rate(self) -> Float[Tensor, "B"]:
+        """See `LyapunovSpectrum.entropy_rate`; in nats per step."""
+        return self.spectrum.entropy_rate
+
+    def as_dict(self) -> dict[str, float]:
+        """Return all numbers, averaged over trajectories, for a table or a logger.
+
+        The Kaplan–Yorke dimension is NaN, with a `NumericalWarning`, where too few exponents were
+        computed to tell it.
+        """
+        numbers = {
+            "largest_exponent": self.spectrum.exponents[:, 0],
+            "kaplan_yorke_dimension": self.kaplan_yorke_dimension,
+            "entropy_rate": self.entropy_rate,
+            "jacobian_spectral_radius": self.jacobian_spectral_radius,
+            "jacobian_spectral_norm": self.jacobian_spectral_norm,
+        }
+        if self.volume_growth_rate is not None:
+            numbers["volume_growth_rate"] = self.volume_growth_rate
+        for (layer, gate), saturation in self.saturation.items():
+            numbers[f"layer_{layer}/{gate}/saturated"] = saturation.share
+            numbers[f"layer_{layer}/{gate}/saturated_throughout"] = saturation.throughout
+        scalars = {name: float(values.double().mean()) for name, values in numbers.items()}
+        for (layer, gate), weights in self.weights.items():
+            prefix = f"layer_{layer}/{gate}/"
+            scalars[prefix + "spectral_radius"] = weights.spectral_radius
+            scalars[prefix + "spectral_norm"] = weights.spectral_norm
+            scalars[prefix + "departure_from_normality"] = weights.departure_from_normality
+        return scalars
+
+
+def dynamical_context(
+    system: System,
+    inputs: Tensor | PackedSequence | None = None,
+    state: Any = None,
+    *,
+    steps: int | None = None,
+    layer: int | None = None,
+    dtype: torch.dtype | None = None,
+    state_transient: int = 0,
+    frame_transient: int | None = None,
+    k: int | None = None,
+    volume: bool = True,
+    sampled_jacobians: int = 50,
+    saturated_below: float = 0.1,
+) -> DynamicalContext:
+    r"""Exponents beside volume contraction, saturation, and the eigenvalues and norms of W and J_t.
+
+    The cost beyond that of the exponents, for n state dimensions: with `volume`, one n×n
+    determinant a step and trajectory, about n³; for each sampled step the eigenvalues and singular
+    values of the Jacobian, about 30 n³; the same once for every gate's weights.
+
+    Args:
+        system: see `flossing.lyapunov_spectrum`.
+        inputs: see there; sequences must be equally long.
+        state: see there.
+        steps: see there.
+        layer: see there; then only that layer's weights and gates.
+        dtype: see there.
+        state_transient: see there; applies to everything.
+        frame_transient: see there; the steps are left out of the volume and the rest too.
+        k: how many exponents; `None` for all n. Fewer may leave the dimension undetermined.
+        volume: whether to compute determinants.
+        sampled_jacobians: at how many steps, evenly spread, the eigenvalues and norms of the
+            Jacobians are taken; at all of them if there are fewer.
+        saturated_below: a unit counts as saturated while the derivative of its squashing function
+            is below this share of its largest: with 0.1 a tanh beyond ±0.949, a sigmoid gate
+            outside 0.026 to 0.974. A ReLU is, while it is inactive.
+
+    Returns:
+        Everything per trajectory, without gradients.
+
+    Raises:
+        InvalidOptionError: an option outside what it may be; and whatever `lyapunov_spectrum`
+            raises.
+
+    Example:
+        A network with orthogonal weights: ρ = ‖W‖₂ = 1, but the slopes of tanh make it contract.
+
+        >>> import torch, flossing
+        >>> rnn = torch.nn.RNN(1, 16)
+        >>> _ = torch.nn.init.orthogonal_(rnn.weight_hh_l0)
+        >>> context = flossing.dynamical_context(rnn, torch.randn(200, 1, 1))
+        >>> print(f"{context.weights[0, 'hidden'].spectral_radius:.3f}")
+        1.000
+        >>> bool(context.spectrum.exponents[0, 0] < 0)
+        True
+        >>> contraction = context.spectrum.exponents.sum(-1)
+        >>> torch.testing.assert_close(contraction, context.volume_growth_rate, rtol=1e-4, atol=0)
+    """
+    require_choice("volume", volume, (True, False))
+    require_integer("sampled_jacobians", sampled_jacobians, at_least=1)
+    if not 0 < saturated_below < 1:
+        raise InvalidOptionError(
+            f"saturated_below={saturated_below!r} must lie between 0 and 1: it is a share of the "
+            "largest derivative of the squashing function"
+        )
+    # Equally long sequences and valid transients are checked before anything is measured.
+    run = linearise(
+        system,
+        inputs,
+        state,
+        steps=steps,
+        layer=layer,
+        dtype=dtype,
+        state_transient=state_transient,
+    )
+    with torch.no_grad():
+        spectrum = lyapunov_spectrum(
+            system,
+            inputs,
+            state,
+            steps=steps,
+            layer=layer,
+            dtype=dtype,
+            state_transient=state_transient,
+            frame_transient=frame_transient,
+            k=k,
+        )
+        start = run.steps - int(spectrum.counted_steps[0])
+        radius, norm = _sampled_jacobians(run, start, sampled_jacobians)
+        return DynamicalContext(
+            spectrum=spectrum,
+            volume_growth_rate=_volume_growth_rate(run, start) if volume else None,
+            jacobian_spectral_radius=radius,
+            jacobian_spectral_norm=norm,
+            weights=_weight_spectra(run),
+            saturation=gate_saturation(run, start, saturated_below),
+        )
+
+
+def _volume_growth_rate(run: Linearisation, start: int) -> Float[Tensor, "B"]:
+    total = torch.zeros(run.batch, dtype=torch.float64, device=run.states.device)
+    chunk = max(1, _CHUNK_ELEMENTS // (run.batch * run.size**2))
+    for first in range(start, run.steps, chunk):
+        jacobians = [run.jacobian(t) for t in range(first, min(first + chunk, run.steps))]
+        total += slogdet(torch.stack(jacobians))[1].double().sum(dim=0)
+    return (total / (run.steps - start)).to(run.states.dtype)
+
+
+def _sampled_jacobians(
+    run: Linearisation, start: int, samples: int
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """Return the mean spectral radius and norm of Jacobians at evenly spread steps."""
+    counted = run.steps - start
+    samples = min(samples, counted)
+    radii: list[Tensor] = []
+    norms: list[Tensor] = []
+    for sample in range(samples):
+        jacobian = run.jacobian(start + sample * counted // samples)
+        radii.append(eigvals(jacobian).abs().amax(dim=-1))
+        norms.append(matrix_norm(jacobian, ord=2))
+    return torch.stack(radii).mean(dim=0), torch.stack(norms).mean(dim=0)
+
+
+def _weight_spectra(run: Linearisation) -> dict[tuple[int, str], WeightSpectrum]:
+    recurrence = run.problem.recurrence
+    if not isinstance(recurrence, StockRecurrence):
+        return {}
+    return {name: weight_spectrum(matrix) for name, matrix in recurrence.gate_weights().items()}

@@ -1,0 +1,361 @@
+"""Exponents measured now and then during somebody's own training, within a budget of time."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.hooks import RemovableHandle
+
+from flossing.checks import require_integer
+from flossing.errors import (
+    InvalidOptionError,
+    NonFiniteError,
+    NumericalWarning,
+    UnsupportedSystemError,
+)
+from flossing.options import Options
+from flossing.recurrence import DrivenMap, System, computing_dtype, driven_map
+from flossing.spectrum import measure
+from flossing.stock import is_stock
+from flossing.tree import flatten
+from flossing.typed import numbers
+
+Inputs = Tensor | PackedSequence | None
+
+
+def watch(
+    system: System,
+    *,
+    k: int = 8,
+    every: int = 100,
+    share: float | None = 0.02,
+    steps: int = 200,
+    trajectories: int = 1,
+    layer: int | None = None,
+    condition_horizon: int = 100,
+    horizon_factor: float = 1000.0,
+    prefix: str = "flossing/",
+    clock: Callable[[], float] = time.perf_counter,
+) -> "Watcher":
+    r"""Measure exponents now and then during a training loop, cheaply, as numbers for a logger.
+
+    Call the watcher once a training step with the step's inputs; it returns numbers if a
+    measurement is due and there is time for it, and an empty dictionary otherwise. Or attach it
+    to the module, to look at the inputs of its own forward calls.
+
+    A measurement happens at the first call and then at every `every`-th, put off while it would
+    bring the time spent on measuring above `share` of the time since the first call, supposing
+    that it takes as long as the one before. Only the first is made without knowing its duration,
+    which may include the compilation of loops.
+
+    With λ_1 ≥ … ≥ λ_k in nats per step, averaged over the trajectories measured, each dictionary
+    has, under the prefix,
+
+    - `exponent_1` … `exponent_k`: λ_i; −inf where the frame lost rank;
+    - `condition_rate`: λ_1 − λ_k, the growth of the log condition number of the long-term
+      Jacobian within the measured subspace (Engelken 2023), and `condition_log10`: that over
+      `condition_horizon` steps, log10 exp((λ_1 − λ_k) · horizon);
+    - `horizon`: ln(factor) / |λ_1|, over how many steps the largest part of a gradient stays
+      within the factor of what it was: beyond, all of it vanishes (λ_1 < 0) or it explodes
+      (λ_1 > 0). `horizon_all`: ln(factor) / max |λ_i|, the same for all k directions. They are
+      what exponents can tell, averages: gradients of single sequences may last shorter or longer;
+    - `seconds`: how long the measurement took, and `share`: all of them since the first call, as
+      a share of the time passed.
+
+    Parameters, `.grad`, the global random state, and train or eval mode are left as they are.
+    The module is measured in eval mode, since dropout has no exponents. If the inputs or states
+    are not finite, because training has diverged, λ_1 … λ_k and what follows from them are NaN,
+    with a `NumericalWarning`; training goes on. What is wrong with the call itself raises.
+
+    Args:
+        system: see `flossing.lyapunov_spectrum`: the recurrent module itself, not a model around
+            it.
+        k: how many exponents; all n if there are fewer.
+        every: calls between measurements.
+        share: largest share of wall-clock time spent on measuring, between 0 and 1; `None` for no
+            limit.
+        steps: at most so many first steps of the sequences are measured, and for a map without
+            inputs, so many.
+        trajectories: at most so many trajectories of a batch are measured, the longest ones.
+        layer: see `flossing.lyapunov_spectrum`.
+        condition_horizon: steps for `condition_log10`.
+        horizon_factor: by how much a gradient may shrink or grow within the horizon.
+        prefix: before every name.
+        clock: returns the time in seconds.
+
+    Returns:
+        A `Watcher`.
+
+    Raises:
+        InvalidOptionError: an option outside what it may be.
+
+    Example:
+        >>> import torch, flossing
+        >>> rnn = torch.nn.RNN(2, 16)
+        >>> watcher = flossing.watch(rnn, k=2, every=100)
+        >>> numbers = [watcher(torch.randn(50, 4, 2)) for step in range(3)]
+        >>> [len(each) for each in numbers]
+        [8, 0, 0]
+        >>> sorted(numbers[0])[:3]
+        ['flossing/condition_log10', 'flossing/condition_rate', 'flossing/exponent_1']
+    """
+    if share is not None and not 0 < share < 1:
+        raise InvalidOptionError(
+            f"share={share!r} must lie between 0 and 1: it is the part of the wall-clock time that "
+            "measuring may take; None for no limit"
+        )
+    if not (math.isfinite(horizon_factor) and horizon_factor > 1):
+        raise InvalidOptionError(
+            f"horizon_factor={horizon_factor!r} must be a number above 1, by which a gradient may "
+            "change, such as 1000"
+        )
+    for name, value in (
+        ("k", k),
+        ("every", every),
+        ("steps", steps),
+        ("trajectories", trajectories),
+        ("condition_horizon", condition_horizon),
+    ):
+        require_integer(name, value, at_least=1)
+    return Watcher(
+        _Measurement(system, k, steps, trajectories, layer, condition_horizon, horizon_factor),
+        _Budget(every, share, clock),
+        prefix,
+    )
+
+
+class Watcher:
+    """What `flossing.watch` returns.
+
+    Attributes:
+        latest: the numbers of the latest measurement; empty before the first.
+    """
+
+    def __init__(self, measurement: "_Measurement", budget: "_Budget", prefix: str) -> None:
+        self.latest: dict[str, float] = {}
+        self._measurement = measurement
+        self._budget = budget
+        self._prefix = prefix
+
+    def __call__(self, inputs: Inputs = None, state: Any = None) -> dict[str, float]:
+        """Return numbers if a measurement is due and affordable, else an empty dictionary.
+
+        Args:
+            inputs: this training step's inputs, as the system takes them; `None` for a map
+                without inputs.
+            state: its initial state; zero if `None` (stock modules only).
+
+        Raises:
+            FlossingError: see `flossing.lyapunov_spectrum`, except for what is not finite.
+
+        Warns:
+            NumericalWarning: inputs or states are not finite, or see `lyapunov_spectrum`.
+        """
+        if not self._budget.due():
+            return {}
+        _synchronise(inputs, state)
+        started = self._budget.start()
+        found = self._measurement.measured(inputs, state)
+        found |= self._budget.stop(started)
+        self.latest = {self._prefix + name: number for name, number in found.items()}
+        return dict(self.latest)
+
+    def attach(self, log: Callable[[dict[str, float]], object]) -> RemovableHandle:
+        """Watch the module's own forward calls in train mode; hand the numbers to a function.
+
+        Args:
+            log: called with every dictionary that is not empty.
+
+        Returns:
+            A handle whose `remove()` ends the watching, also a context manager that does.
+
+        Raises:
+            UnsupportedSystemError: the system is no `nn.RNN`, `nn.GRU` or `nn.LSTM`, whose forward
+                takes a whole sequence.
+
+        Example:
+            >>> import torch, flossing
+            >>> rnn, log = torch.nn.GRU(2, 16), []
+            >>> with flossing.watch(rnn, every=2, share=None).attach(log.append):
+            ...     for step in range(4):
+            ...         _ = rnn(torch.randn(50, 4, 2))
+            >>> len(log)
+            2
+        """
+        system = self._measurement.system
+        if not (is_stock(system) and isinstance(system, nn.RNNBase)):
+            raise UnsupportedSystemError(
+                "only an nn.RNN, nn.GRU or nn.LSTM can be attached to, whose forward takes a whole "
+                f"sequence, not a {type(system).__name__}: call the watcher with the inputs instead"
+            )
+
+        def hook(
+            module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], _: Any
+        ) -> None:
+            if not module.training:
+                return
+            given = dict(zip(("input", "hx"), arguments, strict=False)) | keywords
+            found = self(given["input"], given.get("hx"))
+            if found:
+                log(found)
+
+        return system.register_forward_hook(hook, with_kwargs=True)
+
+
+class _Budget:
+    """When to measure: every so many calls, and as long as it costs no more than its share."""
+
+    def __init__(self, every: int, share: float | None, clock: Callable[[], float]) -> None:
+        self._every, self._share, self._clock = every, share, clock
+        self._calls = 0
+        self._due_at = 0
+        self._begin: float | None = None
+        self._spent = 0.0
+        self._latest = 0.0
+
+    def due(self) -> bool:
+        """Count a call, and return whether it is to measure."""
+        now = self._clock()
+        if self._begin is None:
+            self._begin = now
+        call, self._calls = self._calls, self._calls + 1
+        if call < self._due_at or not self._affordable(now - self._begin):
+            return False
+        self._due_at = call + self._every
+        return True
+
+    def start(self) -> float:
+        """Return the time."""
+        return self._clock()
+
+    def stop(self, started: float) -> dict[str, float]:
+        """Count what was started, and return what it took."""
+        now = self._clock()
+        self._latest = now - started
+        self._spent += self._latest
+        passed = now - cast(float, self._begin)
+        return {"seconds": self._latest, "share": self._spent / passed if passed > 0 else 0.0}
+
+    def _affordable(self, passed: float) -> bool:
+        if self._share is None or self._latest == 0.0:
+            return True
+        return self._spent + self._latest <= self._share * (passed + self._latest)
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """What to measure; see `watch`."""
+
+    system: System
+    k: int
+    steps: int
+    trajectories: int
+    layer: int | None
+    condition_horizon: int
+    horizon_factor: float
+
+    def measured(self, inputs: Inputs, state: Any) -> dict[str, float]:
+        """Return the exponents and what follows from them; NaN if something is not finite."""
+        if not _finite(inputs, state):
+            return self._unknown("the inputs or the initial state are infinite or NaN")
+        try:
+            with torch.inference_mode(False), torch.no_grad(), _in_eval_mode(self.system):
+                exponents = self._exponents(inputs, state)
+        except NonFiniteError as error:
+            return self._unknown(str(error))
+        return self._summary(exponents)
+
+    def _exponents(self, inputs: Inputs, state: Any) -> list[float]:
+        problem = driven_map(
+            self.system,
+            inputs,
+            state,
+            steps=self.steps if inputs is None else None,
+            layer=self.layer,
+            # Under autocast a module's inputs may come in another precision than its weights.
+            dtype=computing_dtype(self.system, inputs, state),
+        )
+        options = Options(
+            k=min(self.k, problem.tangent_size),
+            state_transient=0,
+            frame_transient=None,
+            reorthonormalize="auto",
+            rounding_tolerance=None,
+            state_gradient="detach",
+            frame=None,
+            checkpoint_interval=None,
+            dt=1.0,
+            generator=None,
+            backend="auto",
+        )
+        result = measure(_cut(problem, self.steps, self.trajectories), options)
+        return numbers(result.exponents.mean(dim=0))
+
+    def _summary(self, exponents: list[float]) -> dict[str, float]:
+        largest, smallest = exponents[0], exponents[-1]
+        # The difference of two exponents of −inf is not known, but the condition is: none.
+        rate = math.inf if smallest == -math.inf else largest - smallest
+        summary = {f"exponent_{index}": each for index, each in enumerate(exponents, start=1)}
+        return summary | {
+            "condition_rate": rate,
+            "condition_log10": rate * self.condition_horizon / math.log(10),
+            "horizon": self._horizon(abs(largest)),
+            "horizon_all": self._horizon(max(map(abs, exponents))),
+        }
+
+    def _horizon(self, rate: float) -> float:
+        return math.log(self.horizon_factor) / rate if rate else math.inf
+
+    def _unknown(self, reason: str) -> dict[str, float]:
+        warnings.warn(f"exponents are NaN: {reason}", NumericalWarning, stacklevel=4)
+        return self._summary([math.nan] * self.k)
+
+
+def _cut(problem: DrivenMap, steps: int, trajectories: int) -> DrivenMap:
+    """Return the first steps of the longest trajectories."""
+    rows = sorted(range(len(problem.lengths)), key=lambda row: -problem.lengths[row])[:trajectories]
+    lengths = tuple(min(problem.lengths[row], steps) for row in rows)
+    inputs = problem.inputs_from(0, lengths[0])
+    return replace(
+        problem,
+        inputs=None if inputs is None else inputs[:, rows],
+        state=problem.state[rows],
+        steps=lengths[0],
+        lengths=lengths,
+    )
+
+
+def _tensors(inputs: Inputs, state: Any) -> list[Tensor]:
+    data = inputs.data if isinstance(inputs, PackedSequence) else inputs
+    return flatten((data, state))[0]
+
+
+def _finite(inputs: Inputs, state: Any) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(inputs, state))
+
+
+def _synchronise(inputs: Inputs, state: Any) -> None:
+    """Wait for what was asked of the device before, so that it does not count as measuring."""
+    for tensor in _tensors(inputs, state)[:1]:
+        if tensor.is_cuda:
+            torch.cuda.synchronize(tensor.device)
+
+
+@contextmanager
+def _in_eval_mode(system: System) -> Generator[None]:
+    modules = list(system.modules()) if isinstance(system, nn.Module) else []
+    training = [module for module in modules if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True

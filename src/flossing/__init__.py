@@ -4,6 +4,7 @@ from flossing.errors import (
     ExplodingGradientWarning,
     FlossingError,
     IntervalWarning,
+    InvalidCheckpointError,
     InvalidInputError,
     InvalidOptionError,
     InvalidStateError,
@@ -11,6 +12,7 @@ from flossing.errors import (
     NonFiniteError,
     NumericalWarning,
     SkippedStepWarning,
+    UnreadableFileError,
     UnsupportedSystemError,
 )
 from flossing.floss import FlossHistory, floss
@@ -25,6 +27,7 @@ __all__ = [
     "Flosser",
     "FlossingError",
     "IntervalWarning",
+    "InvalidCheckpointError",
     "InvalidInputError",
     "InvalidOptionError",
     "InvalidStateError",
@@ -33,6 +36,7 @@ __all__ = [
     "NonFiniteError",
     "NumericalWarning",
     "SkippedStepWarning",
+    "UnreadableFileError",
     "UnsupportedSystemError",
     "floss",
     "flossing_loss",

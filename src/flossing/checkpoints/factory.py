@@ -25,9 +25,8 @@ def build_by_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         arguments: Keyword arguments for it.
 
     Raises:
-        ImportError: there is no such Python module.
-        InvalidOptionError: it has no such function, the arguments are not its own, or it returns
-            something else than an `nn.Module` with weights.
+        InvalidOptionError: it cannot be imported, there is no such function, the arguments are
+            not its own, or it returns something else than an `nn.Module` with weights.
 
     Example:
         >>> build_by_factory("torch.nn:GRUCell", {"input_size": 1, "hidden_size": 4})
@@ -38,7 +37,10 @@ def build_by_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         try:
             factory = getattr(importlib.import_module(location), function_name, None)
         except ImportError as error:
-            raise ImportError(f"--module {name}: {error}") from error
+            raise InvalidOptionError(
+                f"{name} could not be imported ({error}): check its name, and run from the folder "
+                "that its package is in, or install it"
+            ) from error
         if not callable(factory):
             raise InvalidOptionError(
                 f"{location} has no function {function_name!r}: expected package.module:factory"

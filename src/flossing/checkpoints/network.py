@@ -96,7 +96,7 @@ def load_network(path: Path, description: Description | None = None) -> Network:
             another; or its weights are not finite.
         InvalidOptionError: the description does not fit.
         UnsupportedSystemError: the layer is bidirectional.
-        ImportError: the factory's module or safetensors cannot be imported.
+        ImportError: safetensors is missing.
     """
     description = description or Description()
     tensors = read_tensors(path)
@@ -144,13 +144,11 @@ def _stock_network(tensors: Mapping[str, Tensor], description: Description) -> N
             f"{summary_of(sizes)}: leave nonlinearity out"
         )
     _require_finite(weights.tensors, weights.prefix)
-    module = sizes.build("cpu")
+    module = sizes.build("cpu", description.nonlinearity)
     module.load_state_dict(weights.tensors)
     assumptions: tuple[str, ...] = ()
-    if isinstance(module, nn.RNN | nn.RNNCell):
-        module.nonlinearity = description.nonlinearity or "tanh"
-        if description.nonlinearity is None:
-            assumptions = ("its nonlinearity is tanh, which a checkpoint does not tell",)
+    if sizes.kind == "RNN" and description.nonlinearity is None:
+        assumptions = ("its nonlinearity is tanh, which a checkpoint does not tell",)
     return Network(module.eval(), weights.prefix, summary_of(sizes), assumptions)
 
 

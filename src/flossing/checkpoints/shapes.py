@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flossing.checkpoints.description import Kind
+from flossing.checkpoints.description import Kind, Nonlinearity
 from flossing.errors import InvalidCheckpointError, UnsupportedSystemError
 from flossing.stock import StockCell, StockLayer
 from flossing.wording import counted
@@ -46,18 +46,23 @@ class Sizes(NamedTuple):
     proj_size: int
     dtype: torch.dtype
 
-    def build(self, device: str) -> StockLayer | StockCell:
+    def build(
+        self, device: str, nonlinearity: Nonlinearity | None = None
+    ) -> StockLayer | StockCell:
         """Return the module with weights that are not initialised.
 
         The random state is neither read nor changed.
 
         Args:
             device: "meta" for shapes alone.
+            nonlinearity: Of an RNN; `None` for PyTorch's default.
         """
         constructor = getattr(nn, f"{self.kind}Cell" if self.cell else self.kind)
         options: dict[str, object] = {"bias": self.bias, "dtype": self.dtype, "device": "meta"}
         if not self.cell:
             options["num_layers"] = self.num_layers
+        if nonlinearity is not None:
+            options["nonlinearity"] = nonlinearity
         if self.proj_size:
             options["proj_size"] = self.proj_size
         module = constructor(self.input_size, self.hidden_size, **options)

@@ -85,14 +85,20 @@ class Study:
         """For each of `layer_spectra`, whether to floss."""
         return [self._advice(spectrum) for spectrum in self.layer_spectra]
 
+    @property
+    def flossing_dtype(self) -> torch.dtype:
+        """Precision in which the network would be flossed, whatever it is analysed in."""
+        return torch.float64 if self.network.dtype == torch.float64 else torch.float32
+
     def _advice(self, spectrum: LyapunovSpectrum) -> Advice:
         exponents, errors = average(spectrum)
+        module = self.network.module
         size = spectrum.final_frame.shape[-2]
         return advise(
             exponents,
             fates(exponents, errors, self.horizon),
-            dtype=spectrum.exponents.dtype,
-            memory=size // 2 if isinstance(self.network.module, nn.LSTM | nn.LSTMCell) else size,
+            dtype=self.flossing_dtype,
+            memory=module.hidden_size if isinstance(module, nn.LSTM | nn.LSTMCell) else size,
         )
 
     def _spectrum(self, layer: int | None) -> LyapunovSpectrum:

@@ -92,7 +92,7 @@ def _need_of_directions(study: Study) -> str:
 
 
 def _rule(study: Study) -> str:
-    dtype = study.spectrum.exponents.dtype
+    dtype = study.flossing_dtype
     gap = -math.log(torch.finfo(dtype).eps) / 2
     return (
         "The rule: a direction carries gradients over H steps if |λᵢ| H < "

@@ -15,6 +15,7 @@ from flossing.errors import (
     ExplodingGradientWarning,
     FlossingError,
     IntervalWarning,
+    InvalidCheckpointError,
     InvalidInputError,
     InvalidOptionError,
     InvalidStateError,
@@ -23,6 +24,7 @@ from flossing.errors import (
     NumericalWarning,
     SkippedStepWarning,
     ToleranceWarning,
+    UnreadableFileError,
     UnsupportedSystemError,
 )
 from flossing.floss import FlossHistory, floss
@@ -46,6 +48,7 @@ __all__ = [
     "GradientRank",
     "GradientReach",
     "IntervalWarning",
+    "InvalidCheckpointError",
     "InvalidInputError",
     "InvalidOptionError",
     "InvalidStateError",
@@ -57,6 +60,7 @@ __all__ = [
     "Saturation",
     "SkippedStepWarning",
     "ToleranceWarning",
+    "UnreadableFileError",
     "UnsupportedSystemError",
     "effective_rank",
     "convergence",

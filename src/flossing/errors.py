@@ -21,6 +21,14 @@ class InvalidOptionError(FlossingError):
     """An option is outside what it may be."""
 
 
+class InvalidCheckpointError(FlossingError):
+    """A checkpoint holds no recurrent network that can be rebuilt, or not one alone."""
+
+
+class UnreadableFileError(FlossingError):
+    """A file is missing, damaged, or cannot be read without running code that is in it."""
+
+
 class NonFiniteError(FlossingError):
     """The trajectory or its tangent map left the finite numbers."""
 

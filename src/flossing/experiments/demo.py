@@ -1,13 +1,11 @@
 """The demo: two tasks, each learned without flossing and with flossing before training."""
 
-import json
-import math
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from flossing.documents import json_text, storable
 from flossing.experiments.demo_figure import demo_figure
 from flossing.experiments.environment import available_processors, environment
 from flossing.experiments.networks import RateNetwork, SequenceClassifier
@@ -145,8 +144,7 @@ def run_demo(demo: Demo, console: Console) -> list[Record]:
     console.print(f"Figure:  {demo.output}", soft_wrap=True, highlight=False)
     if demo.records is not None:
         document = records_document(records, demo, seconds)
-        text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
-        demo.records.write_text(text + "\n", encoding="utf-8")
+        demo.records.write_text(json_text(document), encoding="utf-8")
         console.print(f"Records: {demo.records}", soft_wrap=True, highlight=False)
     console.print(f"{seconds:.0f} s in all")
     return records
@@ -184,7 +182,7 @@ def records_document(records: Sequence[Record], demo: Demo, seconds: float) -> d
         "quick": demo.quick,
         "wall_clock_seconds": seconds,
         "environment": environment(),
-        "runs": [_storable(_record_document(record)) for record in records],
+        "runs": [storable(_record_document(record)) for record in records],
     }
 
 
@@ -283,14 +281,3 @@ def _record_document(record: Record) -> dict[str, Any]:
 
 def _fields(task: Any) -> dict[str, Any]:
     return {name: getattr(task, name) for name in task.__dataclass_fields__}
-
-
-def _storable(value: object) -> object:
-    if isinstance(value, dict):
-        items = cast("dict[str, object]", value)
-        return {key: _storable(item) for key, item in items.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(item) for item in cast("Sequence[object]", value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

@@ -17,6 +17,7 @@ from flossing.tasks.base import Batch, DelayedParity, Kind, Task
 from flossing.tasks.copy_memory import CopyMemory
 from flossing.tasks.delayed_copy import DelayedCopy
 from flossing.tasks.digits import Digits
+from flossing.tasks.named import task_named
 from flossing.tasks.scoring import accuracy, task_loss
 from flossing.tasks.xor import SpatialXor, TemporalXor
 
@@ -33,4 +34,5 @@ __all__ = [
     "TemporalXor",
     "accuracy",
     "task_loss",
+    "task_named",
 ]

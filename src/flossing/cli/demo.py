@@ -1,11 +1,13 @@
-"""The command `flossing`."""
+"""`flossing demo`."""
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flossing.experiments.environment import installed_version
+from flossing.cli.arguments import make_folders, whole_number, writable_path
+
+if TYPE_CHECKING:
+    from flossing.cli.arguments import Commands
 
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -31,37 +33,12 @@ examples:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+def add_command(commands: "Commands") -> None:
+    """Add the command to the parser.
 
     Args:
-        arguments: What follows the command's name; `None` for those of this process.
-
-    Returns:
-        The exit code. Bad options end the process with 2.
+        commands: What the parser keeps its commands in.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    try:
-        return _demo(options)
-    except ImportError as error:
-        sys.stderr.write(f'flossing: {error}\nall extras: pip install "flossing[cli]"\n')
-    except KeyboardInterrupt:
-        sys.stderr.write("flossing: interrupted\n")
-        return 130
-    except OSError as error:
-        sys.stderr.write(f"flossing: {error}\n")
-    return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="flossing",
-        description="Lyapunov exponents of recurrent PyTorch networks: measured, differentiated, "
-        "pushed to zero.",
-    )
-    parser.add_argument("--version", action="version", version=f"flossing {installed_version()}")
-    commands = parser.add_subparsers(title="commands", dest="command", required=True)
     demo = commands.add_parser(
         "demo",
         help="train with and without flossing; show a table and draw a figure",
@@ -71,20 +48,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--output",
-        type=_figure_path,
+        type=writable_path(*FIGURE_SUFFIXES),
         default=Path("flossing-demo.png"),
         metavar="PATH",
         help="the figure: .png, .pdf or .svg (default: %(default)s)",
     )
     demo.add_argument(
         "--records",
-        type=_writable_path,
+        type=writable_path(),
         metavar="PATH",
         help="write all numbers, with seed, configuration and environment, as JSON",
     )
     demo.add_argument(
         "--seed",
-        type=_seed,
+        type=whole_number(0),
         default=0,
         metavar="NUMBER",
         help="what all randomness follows from, a whole number from 0 (default: %(default)s)",
@@ -100,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="a tiny size that takes seconds and shows no effect, to try out the command",
     )
-    return parser
+    demo.set_defaults(run=_demo)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -109,9 +86,7 @@ def _demo(options: argparse.Namespace) -> int:
 
     from flossing.experiments.demo import TASK_NAMES, Demo, run_demo
 
-    for path in (options.output, options.records):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(options.output, options.records)
     demo = Demo(
         tasks=TASK_NAMES if options.task == "all" else (options.task,),
         seed=options.seed,
@@ -121,33 +96,3 @@ def _demo(options: argparse.Namespace) -> int:
     )
     run_demo(demo, Console())
     return 0
-
-
-def _seed(text: str) -> int:
-    try:
-        seed = int(text)
-    except ValueError:
-        seed = -1
-    if seed < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return seed
-
-
-def _figure_path(text: str) -> Path:
-    path = _writable_path(text)
-    if path.suffix.lower() not in FIGURE_SUFFIXES:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} should end in one of {', '.join(FIGURE_SUFFIXES)}"
-        )
-    return path
-
-
-def _writable_path(text: str) -> Path:
-    """A path that a file can be written to, as far as can be told before minutes of training."""
-    path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file in it")
-    blocking = [parent for parent in path.parents if parent.exists() and not parent.is_dir()]
-    if blocking:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {blocking[0]} is a file")
-    return path

@@ -1,0 +1,73 @@
+"""Types of arguments that more than one command takes."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    # argparse keeps the types of what its parsers hand out to itself.
+    Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # pyright: ignore[reportPrivateUsage]
+    Group: TypeAlias = "argparse._ArgumentGroup"  # pyright: ignore[reportPrivateUsage]
+
+
+def whole_number(at_least: int) -> Callable[[str], int]:
+    """Return what reads a whole number of at least so much.
+
+    Args:
+        at_least: The smallest number allowed.
+
+    Example:
+        >>> whole_number(1)("20")
+        20
+    """
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = at_least - 1
+        if number < at_least:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a whole number of at least {at_least}"
+            )
+        return number
+
+    return read
+
+
+def writable_path(*suffixes: str) -> Callable[[str], Path]:
+    """Return what reads a path that a file can be written to, as far as can be told beforehand.
+
+    Args:
+        *suffixes: One of these must end it; none: any may.
+
+    Example:
+        >>> writable_path(".html")("report.html").name
+        'report.html'
+    """
+
+    def read(text: str) -> Path:
+        path = Path(text)
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file in it")
+        blocking = [parent for parent in path.parents if parent.exists() and not parent.is_dir()]
+        if blocking:
+            raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {blocking[0]} is a file")
+        if suffixes and path.suffix.lower() not in suffixes:
+            ends = suffixes[0] if len(suffixes) == 1 else f"one of {', '.join(suffixes)}"
+            raise argparse.ArgumentTypeError(f"{text!r} should end in {ends}")
+        return path
+
+    return read
+
+
+def make_folders(*paths: Path | None) -> None:
+    """Make the folders that files will be written to.
+
+    Args:
+        *paths: Of the files; `None` where there is none.
+    """
+    for path in paths:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,99 @@
+"""The report of a network: its sections, one after the other."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from flossing.errors import NumericalWarning
+from flossing.report.model import Fact, Report, Section
+from flossing.report.sections.advice import advice_in_words, advice_section
+from flossing.report.sections.spectrum import outcome_in_words, spectrum_section
+from flossing.report.study import SectionBuilder, Study
+from flossing.wording import counted
+
+
+class Chapter(NamedTuple):
+    """A section to be built.
+
+    Attributes:
+        name: What is being done meanwhile.
+        build: Does it.
+    """
+
+    name: str
+    build: SectionBuilder
+
+
+CHAPTERS: tuple[Chapter, ...] = (
+    Chapter("Lyapunov spectrum", spectrum_section),
+    Chapter("what to do", advice_section),
+)
+
+
+def analyse(
+    study: Study,
+    *,
+    chapters: Sequence[Chapter] = CHAPTERS,
+    on_progress: Callable[[int, str], None] | None = None,
+) -> Report:
+    """Analyse a network, section by section.
+
+    Args:
+        study: The network with what drives it.
+        chapters: The sections to build.
+        on_progress: Called before each section with how many are done and what comes next.
+
+    Returns:
+        The report; what degrades an answer is noted in its section.
+
+    Raises:
+        FlossingError: what `flossing.lyapunov_spectrum` raises.
+    """
+    sections: list[Section] = []
+    for done, chapter in enumerate(chapters):
+        if on_progress is not None:
+            on_progress(done, chapter.name)
+        sections.append(_with_warnings_as_notes(chapter.build, study))
+    return Report(
+        title=f"Lyapunov analysis of {study.name}",
+        facts=_facts(study),
+        summary=(outcome_in_words(study), advice_in_words(study)),
+        sections=tuple(sections),
+    )
+
+
+def _with_warnings_as_notes(build: SectionBuilder, study: Study) -> Section:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NumericalWarning)
+        section = build(study)
+    notes: list[str] = []
+    for warning in caught:
+        if issubclass(warning.category, NumericalWarning):
+            notes.append(str(warning.message))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    return replace(section, notes=(*section.notes, *dict.fromkeys(notes)))
+
+
+def _facts(study: Study) -> tuple[Fact, ...]:
+    steps, trajectories, _ = study.inputs.shape
+    spectrum = study.spectrum
+    assumptions = tuple(Fact("Assumption", each) for each in study.network.assumptions)
+    size = study.state_size
+    count = spectrum.exponents.shape[-1]
+    layer = () if study.layer is None else (Fact("Layer", study.layer),)
+    return (
+        Fact("Network", study.network.summary),
+        Fact("Found under", study.network.prefix or "the top level"),
+        *assumptions,
+        *layer,
+        Fact("Inputs", study.source),
+        Fact("Trajectories", f"{trajectories}, {counted(steps, 'step')} each"),
+        Fact("Steps not counted", steps - int(spectrum.counted_steps.min())),
+        Fact("Exponents", f"{count} of {size}" if count < size else f"all {size}"),
+        Fact("Precision", str(spectrum.exponents.dtype).removeprefix("torch.")),
+        Fact("Horizon", counted(study.horizon, "step")),
+    )

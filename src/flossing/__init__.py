@@ -1,14 +1,14 @@
 """Lyapunov exponents of recurrent PyTorch networks: measured, differentiated, pushed to zero."""
 
-from flossing.analysis.effective_rank import effective_rank
-from flossing.analysis.gradient_horizon import gradient_horizon
-from flossing.analysis.rank import EffectiveRank, GradientRank
-from flossing.analysis.reach import GradientHorizon, GradientReach
-from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
-from flossing.analysis.convergence import Convergence, convergence
-from flossing.analysis.covariant_vectors import CovariantVectors, covariant_vectors
 from flossing.analysis.closed_loop import ClosedLoop, closed_loop
 from flossing.analysis.context import DynamicalContext, dynamical_context
+from flossing.analysis.convergence import Convergence, convergence
+from flossing.analysis.covariant_vectors import CovariantVectors, covariant_vectors
+from flossing.analysis.effective_rank import effective_rank
+from flossing.analysis.gradient_horizon import gradient_horizon
+from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
+from flossing.analysis.rank import EffectiveRank, GradientRank
+from flossing.analysis.reach import GradientHorizon, GradientReach
 from flossing.analysis.saturation import Saturation
 from flossing.analysis.weights import WeightSpectrum
 from flossing.errors import (
@@ -35,11 +35,11 @@ from flossing.spectrum import log_growth_rates, lyapunov_spectrum
 from flossing.watch import Watcher, watch
 
 __all__ = [
-    "EffectiveRank",
+    "ClosedLoop",
     "Convergence",
     "CovariantVectors",
-    "ClosedLoop",
     "DynamicalContext",
+    "EffectiveRank",
     "ExplodingGradientWarning",
     "FlossHistory",
     "Flosser",
@@ -62,13 +62,13 @@ __all__ = [
     "ToleranceWarning",
     "UnreadableFileError",
     "UnsupportedSystemError",
-    "effective_rank",
-    "convergence",
-    "covariant_vectors",
     "Watcher",
     "WeightSpectrum",
     "closed_loop",
+    "convergence",
+    "covariant_vectors",
     "dynamical_context",
+    "effective_rank",
     "floss",
     "flossing_loss",
     "gradient_horizon",

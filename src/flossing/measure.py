@@ -9,17 +9,12 @@ from torch import Tensor
 from flossing.growth import Backend, Growth, reference_growth
 from flossing.growth_compiled import compiled_growth
 from flossing.jacobians import JacobianStack
-from flossing.recurrence import (
-    DrivenMap,
-    StateGradient,
-    check_finite,
-    compiled_trajectory,
-    trajectory,
-)
+from flossing.recurrence import DrivenMap, StateGradient
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians
 from flossing.stopping import StoppingRule
 from flossing.tangent import DenseTangent, TangentMap
+from flossing.trajectory import check_finite, compiled_trajectory, trajectory
 from flossing.typed import checkpoint
 
 _SEGMENT_ELEMENTS = 1 << 22

@@ -33,9 +33,9 @@ class Options:
     frame: Tensor | None
     checkpoint_interval: int | None
     dt: float
-    tolerance: float | None
     generator: torch.Generator | None
     backend: str | Backend
+    tolerance: float | None = None
 
 
 def make_plan(problem: DrivenMap, options: Options) -> Plan:

@@ -12,8 +12,9 @@ from torch.nn.utils.rnn import PackedSequence
 from flossing.checks import require_integer
 from flossing.custom import CallableRecurrence, callable_recurrence, computing_in, probe, state_of
 from flossing.errors import UnsupportedSystemError
-from flossing.recurrence import System, computing_dtype, driven_map, trajectory
+from flossing.recurrence import System, computing_dtype, driven_map
 from flossing.stock import StockCell, StockLayer, StockRecurrence, is_stock, stock_recurrence
+from flossing.trajectory import trajectory
 from flossing.tree import describe, flatten
 
 Readout = Callable[[Any], Tensor]
@@ -123,7 +124,7 @@ class ClosedLoop(nn.Module):
             The state after the last input, in the system's own convention.
         """
         problem = driven_map(self.system, inputs, state, steps=None, layer=None, dtype=None)
-        states = trajectory(problem, problem.state, 0, problem.steps, "full", by_adjoint=False)
+        states = trajectory(problem, problem.state, 0, problem.steps, "full")
         last = states[list(problem.lengths), list(range(len(problem.state)))]
         return problem.recurrence.unpack(last, batched=problem.batched)
 

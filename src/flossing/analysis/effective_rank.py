@@ -15,8 +15,9 @@ from flossing.analysis.rank import EffectiveRank, GradientRank
 from flossing.custom import CallableRecurrence, computing_in
 from flossing.errors import InvalidOptionError, NonFiniteError
 from flossing.gates import GRU, LSTM, LayerWeights
-from flossing.recurrence import DrivenMap, Recurrence, System, check_finite, trajectory
+from flossing.recurrence import DrivenMap, Recurrence, System
 from flossing.stock import StockRecurrence
+from flossing.trajectory import check_finite, trajectory
 from flossing.typed import svdvals
 
 _GATES = {
@@ -177,8 +178,8 @@ def _loss(
 ) -> Float[Tensor, ""]:
     start = problem.state
     if state_transient:
-        start = trajectory(problem, start, 0, state_transient, "detach", by_adjoint=False)[-1]
-    states = trajectory(problem, start, state_transient, problem.steps, "full", by_adjoint=False)
+        start = trajectory(problem, start, 0, state_transient, "detach")[-1]
+    states = trajectory(problem, start, state_transient, problem.steps, "full")
     check_finite(states, state_transient)
     return loss_value(loss, outputs(system, problem, states[1:]))
 

@@ -10,8 +10,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from flossing.checks import require_integer
 from flossing.errors import InvalidInputError
-from flossing.recurrence import DrivenMap, System, check_finite, driven_map, trajectory
+from flossing.recurrence import DrivenMap, System, driven_map
 from flossing.tangent import TangentMap
+from flossing.trajectory import check_finite, trajectory
 
 
 @dataclass(frozen=True)

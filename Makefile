@@ -34,6 +34,10 @@ test-all: check
 benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"
 	$(BIN)/python benchmarks/speed.py --output benchmarks/results/speed.json $(ARGUMENTS)
+	$(BIN)/python benchmarks/breakdown.py --output benchmarks/results/breakdown.json
+	$(BIN)/python benchmarks/memory.py --output benchmarks/results/memory.json
+	$(BIN)/python benchmarks/first_call.py --output benchmarks/results/first_call.json
+	$(BIN)/python benchmarks/page.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

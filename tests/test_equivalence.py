@@ -263,6 +263,18 @@ def test_threads_share_trajectories_and_vectors(kind, units, share, trajectories
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("units", [24, 48])
+def test_widths_that_need_no_padding(units):
+    module, inputs = nn.RNN(1, units).double(), torch.randn(20, 1, 1, dtype=torch.float64)
+    results = []
+    for backend in ("compiled", "torch"):
+        values = flossing.lyapunov_spectrum(module, inputs, k=5, backend=backend).exponents
+        gradients = torch.autograd.grad(values.square().sum(), list(module.parameters()))
+        results.append([values, *gradients])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
 def _with_threads(number, exponents, leaves):
     before = torch.get_num_threads()
     torch.set_num_threads(number)

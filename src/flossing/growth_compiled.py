@@ -127,10 +127,7 @@ class _DenseGrowth(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
     ) -> tuple[Tensor | None, ...]:
-        (jacobians,), kept = _saved(ctx)
-        batch, size = cotangent.shape[:2]
-        adjoint, cotangent = drive.backward_dense(jacobians, kept, weights, cotangent)
-        vectors = drive.frames(kept.rows[:-1], batch, size)
+        adjoint, vectors, cotangent = _adjoint_of_products(ctx, weights, cotangent)
         return adjoint @ vectors.mT, cotangent, None
 
 
@@ -152,6 +149,15 @@ class _ProductGrowth(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
     ) -> tuple[Tensor | None, ...]:
-        (jacobians,), kept = _saved(ctx)
-        adjoint, cotangent = drive.backward_dense(jacobians, kept, weights, cotangent)
+        adjoint, _, cotangent = _adjoint_of_products(ctx, weights, cotangent)
         return adjoint, cotangent, None, None
+
+
+def _adjoint_of_products(
+    ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
+) -> tuple[Float[Tensor, "T B n k"], Float[Tensor, "T B n k"], Float[Tensor, "B n k"]]:
+    """Return the adjoint of all J_t V_{t-1}, the frames V_{t-1}, and the first frame's gradient."""
+    (jacobians,), kept = _saved(ctx)
+    batch, size = cotangent.shape[:2]
+    adjoint, cotangent = drive.backward_dense(jacobians, kept, weights, cotangent)
+    return adjoint, drive.frames(kept.rows[:-1], batch, size), cotangent

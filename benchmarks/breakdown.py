@@ -1,0 +1,117 @@
+"""What the time of value and gradient is spent on, for a vanilla network in float32.
+
+Run from the repository's root: `python benchmarks/breakdown.py`. The compiled loops are timed from
+within. What the products take in them is the time of the same loops for a network whose tangent
+vectors stay orthonormal (W orthogonal, all slopes 1), which need no factorisation; the rest of the
+scans is that of the factorisations. What is around the loops is Python's and PyTorch's.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from methods import Problem, Size, library
+from rich.console import Console
+from rich.table import Table
+from speed import SIZES
+from torch import nn
+
+from flossing.experiments.environment import environment
+from flossing.scan.compiled import drive, drive_layer
+
+COLUMNS = (
+    "total",
+    "states",
+    "products forward",
+    "factorisations forward",
+    "products backward",
+    "factorisations backward",
+    "states backward",
+    "around the loops",
+)
+LOOPS = {
+    "layer._run": "states",
+    "layer._run_back": "states backward",
+    "forward._scan": "forward",
+    "backward._scan": "backward",
+}
+
+
+def main() -> None:
+    """Measure, print the table, and write the results with their environment."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repetitions", type=int, default=20)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    taken = timed_loops()
+    table = Table("N k T B", *COLUMNS, title="Milliseconds, medians")
+    rows: list[dict[str, Any]] = []
+    for size in SIZES:
+        parts = breakdown(Problem.of("RNN", Size(*size)), options.repetitions, taken)
+        rows.append({"N_k_T_B": size, "milliseconds": parts})
+        table.add_row(" ".join(map(str, size)), *(f"{parts[name]:.3g}" for name in COLUMNS))
+    Console(width=170).print(table)
+    if options.output:
+        document = {"environment": environment(), "threads": options.threads, "rows": rows}
+        options.output.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def timed_loops() -> dict[str, float]:
+    """Have every compiled loop add its seconds to what is returned."""
+    taken: dict[str, float] = defaultdict(float)
+
+    def timed(threads: int, function: Any, *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = in_threads(threads, function, *arguments)
+        module = function.py_func.__module__.rpartition(".")[2]
+        name = function.py_func.__name__
+        taken[LOOPS[f"{module}.{name}"]] += time.perf_counter() - start
+        return result
+
+    in_threads = drive.in_threads
+    drive.in_threads = drive_layer.in_threads = timed
+    return taken
+
+
+def breakdown(problem: Problem, repetitions: int, taken: dict[str, float]) -> dict[str, float]:
+    """Return the milliseconds of every part."""
+    orthonormal = Problem.of("RNN", problem.size)
+    nn.init.orthogonal_(orthonormal.module.weight_hh_l0)
+    orthonormal.module.nonlinearity = "relu"
+    nn.init.constant_(orthonormal.module.bias_hh_l0, 1e4)
+    runs: dict[str, list[dict[str, float]]] = {"own": [], "orthonormal": []}
+    methods = {"own": library(problem), "orthonormal": library(orthonormal)}
+    for repetition in range(repetitions + 2):
+        for name, method in methods.items():
+            taken.clear()
+            start = time.perf_counter()
+            method()
+            total = time.perf_counter() - start
+            if repetition >= 2:
+                runs[name].append({"total": total, **taken})
+    own, products = ({key: _median(each, key) for key in each[0]} for each in runs.values())
+    return {
+        "total": own["total"],
+        "states": own["states"],
+        "products forward": products["forward"],
+        "factorisations forward": own["forward"] - products["forward"],
+        "products backward": products["backward"],
+        "factorisations backward": own["backward"] - products["backward"],
+        "states backward": own["states backward"],
+        "around the loops": own["total"] - sum(own[name] for name in LOOPS.values()),
+    }
+
+
+def _median(runs: list[dict[str, float]], key: str) -> float:
+    return 1e3 * statistics.median(run[key] for run in runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 Run from the repository's root: `python benchmarks/breakdown.py`. The compiled loops are timed from
 within. What the products take in them is the time of the same loops for a network whose tangent
-vectors stay orthonormal (W a permutation, all slopes 1), which need no factorisation; the rest of the
+vectors stay orthonormal (W a permutation, all slopes 1) and need no factorisation; the rest of the
 scans is that of the factorisations. What is around the loops is Python's and PyTorch's.
 """
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import flossing
-from flossing.plots import plot_weight_spectrum
+from flossing.plots import new_figure, plot_weight_spectrum
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,18 @@ def test_eigenvalues_of_every_gate_and_two_circles(context):
     # The whole of both circles is in sight.
     low, high = ax.get_xlim()
     assert low < -1 < 1 < high
+
+
+@pytest.mark.parametrize("panels", [1, 2])
+def test_nothing_is_clipped(context, panels):
+    figure = new_figure(5.0 * panels, 3.6)
+    for ax in figure.subplots(1, panels, squeeze=False)[0]:
+        plot_weight_spectrum(context, ax)
+    figure.draw_without_rendering()
+    inside = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert 0 <= inside.x0 < inside.x1 <= width
+    assert 0 <= inside.y0 < inside.y1 <= height
 
 
 def test_styles_differ_by_more_than_colour(context):

@@ -68,7 +68,8 @@ def plot_weight_spectrum(context: DynamicalContext, ax: "Axes | None" = None) ->
     largest = float(context.spectrum.exponents[:, 0].mean())
     growth = math.exp(largest)
     _circle(axes, growth, VERMILLION, "-", f"exp(λ₁) = {growth:.3g}")
-    axes.set_aspect("equal")
+    # A box that shrinks to its data would leave the layout without room for labels and legend.
+    axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel("real part")
     axes.set_ylabel("imaginary part")
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)

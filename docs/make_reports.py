@@ -18,9 +18,9 @@ from flossing.cli import main
 from flossing.tasks import DelayedCopy, task_loss
 
 FOLDER = Path(__file__).parent / "reports"
-TASK = DelayedCopy(delay=10, steps=100)
-SIZE = 64
-TRAINING_STEPS = 1500
+TASK = DelayedCopy(delay=10, steps=50)
+SIZE = 32
+TRAINING_STEPS = 800
 SEED = 0
 
 
@@ -42,7 +42,7 @@ def trained(layer: type[nn.LSTM] | type[nn.GRU]) -> Memory:
     torch.manual_seed(SEED)
     network = Memory(layer)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    batches = TASK.batches(32, seed=SEED)
+    batches = TASK.batches(16, seed=SEED)
     for _ in range(TRAINING_STEPS):
         batch = next(batches)
         optimizer.zero_grad()
@@ -60,6 +60,7 @@ def analyse(checkpoint: Path, name: str) -> int:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         lstm, gru = Path(folder) / "lstm.pt", Path(folder) / "gru.safetensors"
         torch.save(trained(nn.LSTM).state_dict(), lstm)

@@ -29,12 +29,12 @@ class Part:
         Example:
             >>> part = Part(steps=9, all_steps=90, trajectories=2, all_trajectories=2, options={})
             >>> part.in_words
-            'The first 9 of 90 steps after the state transient, and both trajectories.'
+            'this is about the first 9 of 90 steps after the state transient, and both trajectories.'
         """
         steps = (
-            f"All {self.steps} steps"
+            f"all {self.steps} steps"
             if self.steps == self.all_steps
-            else f"The first {self.steps} of {self.all_steps} steps"
+            else f"the first {self.steps} of {self.all_steps} steps"
         )
         whole = {1: "the one trajectory", 2: "both trajectories"}
         trajectories = (
@@ -42,7 +42,7 @@ class Part:
             if self.trajectories == self.all_trajectories
             else f"{self.trajectories} of {self.all_trajectories} trajectories"
         )
-        return f"{steps} after the state transient, and {trajectories}."
+        return f"this is about {steps} after the state transient, and {trajectories}."
 
 
 def affordable(budget: int | float, cost: int | float, *, most: int) -> int:

@@ -35,7 +35,7 @@ def conditioning_section(study: Study) -> Section:
     longest = _longest_horizon(study)
     cost = longest * study.state_size * k**2
     part = study.part(
-        steps=max(500, 4 * longest),
+        steps=max(200, 4 * longest),
         trajectories=affordable(_BUDGET, cost, most=MOST_TRAJECTORIES),
         double=True,
     )
@@ -53,7 +53,7 @@ def conditioning_section(study: Study) -> Section:
             "ratio, the condition number κ = σ₁/σₖ, says how unequally. It grows about as "
             "exp((λ₁ − λₖ) s). Flossing brings the exponents together, and with them the "
             "singular values.",
-            f"{part.in_words} Products of up to {counted(longest, 'step')} from "
+            f"To bound the cost, {part.in_words} Products of up to {counted(longest, 'step')} from "
             f"{counted(len(result.origins), 'origin')} drawn at random, on the {k} leading of "
             f"{counted(study.state_size, 'direction')}; those that flossing could help, but no "
             f"more than {MOST_DIRECTIONS}.",

@@ -15,8 +15,8 @@ from flossing.wording import counted, factor_in_words, number_in_words, share_in
 
 HEADING = "Dynamical context"
 
-MOST_STEPS = 1000
-MOST_TRAJECTORIES = 4
+MOST_STEPS = 500
+MOST_TRAJECTORIES = 2
 SAMPLED_JACOBIANS = 20
 SATURATED_BELOW = 0.1
 _BUDGET = 2e10
@@ -48,9 +48,9 @@ def context_section(study: Study) -> Section:
         tables=(_quantities_table(context, volume), *_gates_tables(context)),
         text=(
             *_why_they_differ(context),
-            "Dimension and entropy rate are those of all counted steps. Saturation and Jacobians, "
-            f"of which {SAMPLED_JACOBIANS} are looked at along each trajectory, are those of a "
-            f"part. {part.in_words}",
+            "Dimension and entropy rate are those of all counted steps. For the rest, "
+            f"{part.in_words} Of the Jacobians along each trajectory {SAMPLED_JACOBIANS} are "
+            "looked at.",
         ),
         numbers=_numbers(context, volume),
     )
@@ -131,7 +131,7 @@ def _why_they_differ(context: DynamicalContext) -> tuple[str, ...]:
         *(
             (
                 "A unit counts as saturated while the slope of its squashing function is below "
-                f"{share_in_words(SATURATED_BELOW)} of the largest, and responds little to anything.",
+                f"{share_in_words(SATURATED_BELOW)} of the largest: it responds little to anything.",
             )
             if context.saturation
             else ()
@@ -198,8 +198,12 @@ def _figure(context: DynamicalContext, layer: int, *, stacked: bool) -> Figure:
     own = {name: weights for name, weights in context.weights.items() if name[0] == layer}
     whose = f"the recurrent weights of layer {layer}" if stacked else "the recurrent weights"
     radius = max(weights.spectral_radius for weights in own.values())
+    axes = plot_weight_spectrum(replace(context, weights=own), new_axes(height=4.4))
+    # Below the axes: beside them there is no room on a page.
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 3}
+    axes.legend(fontsize="small", frameon=False, **place)  # pyright: ignore[reportUnknownMemberType]
     return figure_from(
-        plot_weight_spectrum(replace(context, weights=own), new_axes()),
+        axes,
         caption=(
             f"Eigenvalues of {whose}, gate by gate, in the complex plane, with the unit circle and "
             "that of radius exp(λ₁), the growth per step that was measured."

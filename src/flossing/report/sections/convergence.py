@@ -33,7 +33,7 @@ def convergence_section(study: Study) -> Section:
     return Section(
         heading=HEADING,
         meaning=(f"{_settled_in_words(drift)} {_errors_in_words(study, exponents, errors)}",),
-        figures=(_figure(study, course),),
+        figures=(_figure(study, course),) if bool(errors.isfinite().any()) else (),
         tables=(_table(course, exponents, errors, drift),),
         text=(
             "Standard errors shrink like one over the square root of the steps and of the "

@@ -20,7 +20,7 @@ from flossing.wording import counted, number_in_words, share_in_words
 HEADING = "Covariant Lyapunov vectors"
 
 MOST_DIRECTIONS = 16
-MOST_STEPS = 1000
+MOST_STEPS = 500
 MOST_TRAJECTORIES = 2
 POINTS = 200
 NEAR_TANGENCY = 0.01
@@ -53,7 +53,7 @@ def directions_section(study: Study) -> Section:
             "that grow differently cannot be told apart, and the response of the network to "
             "changes of its weights is not smooth. Vectors of nearly equal exponents turn freely "
             "in their common plane, so small angles between them say little.",
-            f"{part.in_words} The {k} leading of {counted(study.state_size, 'direction')}, looked "
+            f"To bound the cost, {part.in_words} The {k} leading of {counted(study.state_size, 'direction')}, looked "
             f"at every {counted(every, 'step')}.",
         ),
         numbers=_numbers(found),

@@ -72,7 +72,7 @@ def reach_section(study: Study) -> Section:
             f"counts as vanished once it stays below 1/{CARRYING_FACTOR:.0f} of its length, and as "
             f"exploded where it exceeds {CARRYING_FACTOR:.0f} times its length. The best direction "
             "is, for every lag by itself, the one that carries most: nothing reaches further.",
-            f"{part.in_words}{best}",
+            f"To bound the cost, {part.in_words}{best}",
             "Which direction the error of a task takes depends on its loss, which neither a "
             "checkpoint nor the name of a task contains. With the loss, from Python:",
         ),
@@ -188,13 +188,17 @@ def _lag_in_words(lags: Float[Tensor, "B"], result: GradientHorizon) -> str:
 
 def _figure(result: GradientHorizon) -> Figure:
     axes = plot_gradient_horizon(result, new_axes())
+    for line in axes.lines:
+        # The worst case of exploding is the best of vanishing, which is what matters here.
+        if line.get_label() == "worst case":
+            line.set_label("best direction")
     axes.legend(frameon=False, fontsize="small")
     fall = float(result.exponent.mean())
     return figure_from(
         axes,
         caption=(
             "Norm of a gradient by how many steps it was carried back: in random directions with "
-            "quartiles, at most (the worst case of exploding, the best of vanishing), and as the "
+            "quartiles, along the best direction for each lag, and as the "
             "largest exponent says. Dotted: where it counts as vanished or exploded."
         ),
         description=(

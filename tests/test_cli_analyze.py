@@ -13,6 +13,7 @@ from torch import nn
 
 import flossing
 from flossing.cli import main
+from flossing.report.analysis import CHAPTERS
 from flossing.sequences import normal_noise
 
 
@@ -33,10 +34,10 @@ def checkpoint(tmp_path):
     return save
 
 
-def analyse(*arguments):
+def analyse(*arguments, sections="spectrum,advice"):
     """Run the command on few steps, and return the numbers of its report."""
-    code = main(["analyze", *arguments, "--output", "out/report.html", "--json", "out/report.json"])
-    assert code == 0
+    outputs = ("--output", "out/report.html", "--json", "out/report.json")
+    assert main(["analyze", *arguments, "--sections", sections, *outputs]) == 0
     document = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
     return document["facts"], *(section["numbers"] for section in document["sections"])
 
@@ -77,6 +78,14 @@ def test_numbers_are_those_of_the_library(checkpoint):
     assert facts["Assumption"].startswith("its nonlinearity is tanh")
     assert facts["Trajectories"] == "3, 80 steps each"
     assert advice["k"] == 4
+
+
+def test_sections_come_in_their_own_order(checkpoint):
+    name = checkpoint(nn.GRU(1, 3))
+    facts, convergence, context = analyse(name, "--steps", "60", sections="context, convergence")
+    assert facts["Exponents"] == "all 3"
+    assert "drift" in convergence
+    assert "layer_0/update/spectral_radius" in context
 
 
 def test_options_of_the_network_and_of_the_analysis(checkpoint):
@@ -216,6 +225,8 @@ def test_a_pickle_is_not_run(tmp_path, capsys):
         ([], "the following arguments are required: CHECKPOINT"),
         (["model.pt", "--horizon", "0"], "'0' is not a whole number of at least 1"),
         (["model.pt", "--output", "report.pdf"], "'report.pdf' should end in one of .html, .htm"),
+        (["model.pt", "--sections", "spectrum,reech"], "there is no section 'reech': spectrum, "),
+        (["model.pt", "--sections", ""], "there is no section ''"),
         (["model.pt", "--dtype", "float16"], "invalid choice: 'float16'"),
         (["model.pt", "--inputs", "a.npy", "--task", "digits"], "not allowed with argument"),
     ],
@@ -235,8 +246,11 @@ def test_help_names_every_option(capsys):
     network = ("--module", "--prefix", "--nonlinearity", "--description", "--layer")
     inputs = ("--inputs", "--task", "--array", "--sequence-column", "--layout", "--steps")
     others = ("--trajectories", "--seed", "--horizon", "--k", "--state-transient", "--dtype")
-    for option in (*network, *inputs, *others, "--output", "--json", "examples:"):
+    outputs = ("--sections", "--output", "--json", "examples:")
+    for option in (*network, *inputs, *others, *outputs):
         assert option in shown
+    for chapter in CHAPTERS:
+        assert chapter.key in shown
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "safetensors", "matplotlib.figure", "rich.console"])

@@ -31,6 +31,11 @@ def numbers(tensor: Tensor) -> list[float]:
     return cast(list[float], tensor.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
+def nested_numbers(tensor: Tensor) -> list[Any]:
+    """Return the entries of a tensor of at least one dimension, as lists of lists."""
+    return cast(list[Any], tensor.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
 def split(tensor: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
     """Return the pieces of the given sizes along the last dimension."""
     return cast(tuple[Tensor, ...], tensor.split(sizes, dim=-1))  # pyright: ignore[reportUnknownMemberType]

@@ -44,6 +44,17 @@ def factor_in_words(log: float) -> str:
     return f"10{str(power).translate(_SUPERSCRIPTS)}"
 
 
+def share_in_words(share: float) -> str:
+    """Return a share, from 0 to 1, as a percentage.
+
+    Example:
+        >>> share_in_words(0.995), share_in_words(0.123), share_in_words(0.00123)
+        ('100 %', '12 %', '0.12 %')
+    """
+    percentage = 100 * share
+    return f"{percentage:.0f} %" if percentage >= 1 else f"{number_in_words(percentage, 2)} %"
+
+
 def counted(count: int, noun: str) -> str:
     """Return a number with its noun.
 

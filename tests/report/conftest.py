@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from flossing.checkpoints import Network
+from flossing.report.analysis import CHAPTERS, analyse
 from flossing.report.study import Study
 
 
@@ -20,6 +21,28 @@ class LinearMap(nn.Module):
 
     def initial_state(self, batch_size):
         return self.matrix.new_zeros(batch_size, len(self.matrix))
+
+
+def chapters(*keys):
+    """Return the chapters of these keys."""
+    return [chapter for chapter in CHAPTERS if chapter.key in keys]
+
+
+@pytest.fixture(scope="session")
+def section_of():
+    """Build one section as a report has it, with its notes."""
+
+    def section(key, study):
+        (only,) = analyse(study, chapters=chapters(key)).sections
+        return only
+
+    return section
+
+
+@pytest.fixture(scope="session")
+def brief():
+    """Analyse the spectrum, and advise on it: what is quick."""
+    return lambda study: analyse(study, chapters=chapters("spectrum", "advice"))
 
 
 @pytest.fixture(scope="session")

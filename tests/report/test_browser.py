@@ -24,6 +24,15 @@ FLAGS = (
     "--disable-sync",
 )
 LAPTOP = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
+HEADINGS = [
+    "Lyapunov spectrum",
+    "Condition of the long-term Jacobian",
+    "How far gradients reach",
+    "Was the sequence long enough?",
+    "Covariant Lyapunov vectors",
+    "Dynamical context",
+    "What to do",
+]
 TELEPHONE = {"width": 375, "height": 812, "deviceScaleFactor": 1, "mobile": True}
 
 
@@ -71,13 +80,16 @@ def texts(page, selector):
 def test_the_content_is_there(page):
     assert page.title == "Lyapunov analysis of weights.pt"
     assert texts(page, "h1") == ["Lyapunov analysis of weights.pt"]
-    assert texts(page, "h2") == ["Lyapunov spectrum", "What to do"]
-    assert texts(page, "nav a") == ["Lyapunov spectrum", "What to do"]
+    assert texts(page, "h2") == HEADINGS
+    assert texts(page, "nav a") == HEADINGS
     captions = texts(page, "caption")
-    assert len(captions) == 3
+    assert len(captions) == 9
     assert captions[0] == "What becomes of gradients over 100 steps"
     assert len(texts(page, "tbody tr")) > 10
-    assert "flossing.Flosser" in texts(page, "pre")[0]
+    assert all(texts(page, f"section:nth-of-type({n}) .meaning") for n in range(1, 8))
+    of_a_loss, to_floss = texts(page, "pre")
+    assert "flossing.gradient_horizon" in of_a_loss
+    assert "flossing.Flosser" in to_floss
 
 
 def test_pictures_are_decoded(page):
@@ -87,7 +99,10 @@ def test_pictures_are_decoded(page):
             () => images.map(image => [image.naturalWidth, image.naturalHeight, image.width]))
     """
     sizes = page.execute_script(script)
-    assert len(sizes) == 1
+    # One a section and another of the directions; one of the weights of each layer.
+    assert len(sizes) == 8
+    captions = texts(page, "figcaption")
+    assert len(set(captions)) == 8
     for natural_width, natural_height, width in sizes:
         assert natural_width > 100
         assert natural_height > 100

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from flossing.errors import NumericalWarning
+from flossing.errors import InvalidInputError, NumericalWarning
 from flossing.report import Fact, Figure, Report, Section, Table, render
 from flossing.report.analysis import CHAPTERS, Chapter, analyse
 from flossing.report.pictures import figure_from, new_axes
@@ -45,8 +45,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def report(stock_study):
-    return analyse(stock_study(nn.LSTM(2, 5)))
+def report(stock_study, brief):
+    return brief(stock_study(nn.LSTM(2, 5)))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_figures_are_pictures(page):
     assert base64.b64decode(content).startswith(b"<?xml")
 
 
-def test_the_same_report_gives_the_same_page(stock_study):
+def test_the_same_study_gives_the_same_page(stock_study):
     torch.manual_seed(0)
     study = stock_study(nn.GRU(1, 3))
     assert render(analyse(study)) == render(analyse(study))
@@ -160,8 +160,8 @@ def test_the_document_has_the_numbers(report, stock_study):
     assert document["summary"] == list(report.summary)
 
 
-def test_numbers_that_are_not_finite_are_strings(linear_study):
-    report = analyse(linear_study([-0.5, -math.inf]))
+def test_numbers_that_are_not_finite_are_strings(linear_study, brief):
+    report = brief(linear_study([-0.5, -math.inf]))
     (spectrum, _) = strict(report.json())["sections"]
     assert spectrum["numbers"]["exponents"][0] == pytest.approx(-0.5)
     assert spectrum["numbers"]["exponents"][1] == "-inf"
@@ -172,10 +172,10 @@ def test_numbers_that_are_not_finite_are_strings(linear_study):
 
 def test_chapters_come_in_order_with_progress(linear_study):
     calls = []
-    extra = Chapter("something else", lambda study: Section(study.name, numbers={"one": 1}))
+    extra = Chapter("else", "something else", lambda study: Section(study.name, numbers={"one": 1}))
     report = analyse(
         linear_study([0.0]),
-        chapters=(*CHAPTERS, extra),
+        chapters=(CHAPTERS[0], CHAPTERS[-1], extra),
         on_progress=lambda done, name: calls.append((done, name)),
     )
     assert [name for _, name in calls] == ["Lyapunov spectrum", "what to do", "something else"]
@@ -193,7 +193,7 @@ def test_warnings_become_notes_once_and_others_pass(linear_study):
         return Section("Warned", notes=("own",))
 
     with pytest.warns(UserWarning, match="something else"):
-        report = analyse(linear_study([0.0]), chapters=(Chapter("", build),))
+        report = analyse(linear_study([0.0]), chapters=(Chapter("", "", build),))
     assert report.sections[0].notes == ("own", "few digits")
 
 
@@ -206,8 +206,8 @@ def test_warnings_become_notes_once_and_others_pass(linear_study):
         ([0.5, -0.6], "Gradients explode over the horizon"),
     ],
 )
-def test_the_outcome_in_words(linear_study, exponents, words):
-    report = analyse(linear_study(exponents))
+def test_the_outcome_in_words(linear_study, brief, exponents, words):
+    report = brief(linear_study(exponents))
     assert report.summary[0].startswith(words)
 
 
@@ -215,11 +215,31 @@ def test_the_outcome_in_words(linear_study, exponents, words):
     ("exponent", "factor"),
     [(-0.5, "shrink by a factor of 10²²"), (0.5, "grow by a factor of 10²²")],
 )
-def test_the_factor_over_the_horizon(linear_study, exponent, factor):
-    assert factor in analyse(linear_study([exponent])).summary[0]
+def test_the_factor_over_the_horizon(linear_study, brief, exponent, factor):
+    assert factor in brief(linear_study([exponent])).summary[0]
 
 
-def test_fewer_exponents_than_the_state_has(linear_study):
-    section = analyse(linear_study([0.0, -0.5, -0.6], k=2)).sections[0]
+def test_fewer_exponents_than_the_state_has(linear_study, brief):
+    section = brief(linear_study([0.0, -0.5, -0.6], k=2)).sections[0]
     assert section.meaning[0].startswith("Of the leading 2 of 3 directions, 0 explode, 1 carry")
     assert len(section.numbers["exponents"]) == 2
+
+
+def test_what_cannot_be_measured_is_said_in_its_section(linear_study):
+    def refuse(study):
+        raise InvalidInputError("too few steps")
+
+    chapters = (Chapter("a", "a", refuse, "Too much"), CHAPTERS[0])
+    failed, spectrum = analyse(linear_study([0.0]), chapters=chapters).sections
+    assert (failed.heading, failed.numbers) == ("Too much", {})
+    assert failed.meaning == ("This could not be measured: too few steps.",)
+    assert spectrum.numbers["exponents"] == [pytest.approx(0.0)]
+
+
+@pytest.mark.parametrize(("error", "heading"), [(InvalidInputError, None), (KeyError, "Heading")])
+def test_other_failures_end_the_analysis(linear_study, error, heading):
+    def refuse(study):
+        raise error("too few steps")
+
+    with pytest.raises(error, match="too few steps"):
+        analyse(linear_study([0.0]), chapters=(Chapter("a", "a", refuse, heading),))

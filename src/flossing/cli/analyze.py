@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from flossing.cli.arguments import Commands, Group
     from flossing.report import Report
+    from flossing.report.analysis import Chapter
     from flossing.report.study import Study
 
 DEFAULT_HORIZON = 100
@@ -34,6 +35,7 @@ EXAMPLES = """\
 examples:
   flossing analyze model.pt
   flossing analyze model.ckpt --prefix model.rnn. --inputs validation.npy --layout batch-first
+  flossing analyze model.pt --sections spectrum,reach,advice
   flossing analyze weights.safetensors --task delayed-copy:delay=40 --steps 1000 --json report.json
   flossing analyze cell.pt --module my_project.models:make_cell --inputs data.csv --horizon 200
 
@@ -167,7 +169,25 @@ def _add_analysis_options(group: "Group") -> None:
     )
 
 
+def _chapters(text: str) -> "tuple[Chapter, ...]":
+    from flossing.report.analysis import CHAPTERS
+
+    known = [chapter.key for chapter in CHAPTERS]
+    wanted = [name.strip() for name in text.split(",")]
+    for name in wanted:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"there is no section {name!r}: {', '.join(known)}")
+    return tuple(chapter for chapter in CHAPTERS if chapter.key in wanted)
+
+
 def _add_output_options(group: "Group") -> None:
+    group.add_argument(
+        "--sections",
+        type=_chapters,
+        metavar="NAMES",
+        help="which, with commas between them: spectrum (which is measured in any case), "
+        "conditioning, reach, convergence, directions, context, advice (default: all)",
+    )
     group.add_argument(
         "--output",
         type=writable_path(".html", ".htm"),
@@ -189,7 +209,7 @@ def _analyze(options: argparse.Namespace) -> int:
     console = Console()
     study = _study(options)
     console.print(study.network.summary, highlight=False, soft_wrap=True)
-    report = _analyse_with_progress(study, console)
+    report = _analyse_with_progress(study, options.sections, console)
     make_folders(options.output, options.json)
     options.output.write_text(render(report), encoding="utf-8")
     for sentence in report.summary:
@@ -234,16 +254,20 @@ def _network(options: argparse.Namespace) -> Network:
     return load_network(options.checkpoint, description)
 
 
-def _analyse_with_progress(study: "Study", console: "Console") -> "Report":
+def _analyse_with_progress(
+    study: "Study", chosen: "tuple[Chapter, ...] | None", console: "Console"
+) -> "Report":
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from flossing.report.analysis import CHAPTERS, analyse
 
     columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    chapters = chosen or CHAPTERS
     with bar:
-        task = bar.add_task("", total=len(CHAPTERS))
+        task = bar.add_task("", total=len(chapters))
         return analyse(
             study,
+            chapters=chapters,
             on_progress=lambda done, name: bar.update(task, completed=done, description=name),
         )

@@ -5,9 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from flossing.errors import NumericalWarning
+from flossing.errors import FlossingError, NumericalWarning
 from flossing.report.model import Fact, Report, Section
+from flossing.report.sections import conditioning, context, convergence, directions, reach
 from flossing.report.sections.advice import advice_in_words, advice_section
+from flossing.report.sections.conditioning import conditioning_section
+from flossing.report.sections.context import context_section
+from flossing.report.sections.convergence import convergence_section
+from flossing.report.sections.directions import directions_section
+from flossing.report.sections.reach import reach_section
 from flossing.report.sections.spectrum import outcome_in_words, spectrum_section
 from flossing.report.study import SectionBuilder, Study
 from flossing.wording import counted
@@ -17,17 +23,32 @@ class Chapter(NamedTuple):
     """A section to be built.
 
     Attributes:
+        key: What it is chosen by.
         name: What is being done meanwhile.
         build: Does it.
+        heading: Of the section that says why it could not be built; without one, what goes wrong
+            ends the analysis.
     """
 
+    key: str
     name: str
     build: SectionBuilder
+    heading: str | None = None
 
 
 CHAPTERS: tuple[Chapter, ...] = (
-    Chapter("Lyapunov spectrum", spectrum_section),
-    Chapter("what to do", advice_section),
+    Chapter("spectrum", "Lyapunov spectrum", spectrum_section),
+    Chapter(
+        "conditioning",
+        "long-term Jacobian",
+        conditioning_section,
+        conditioning.HEADING,
+    ),
+    Chapter("reach", "reach of gradients", reach_section, reach.HEADING),
+    Chapter("convergence", "convergence", convergence_section, convergence.HEADING),
+    Chapter("directions", "covariant vectors", directions_section, directions.HEADING),
+    Chapter("context", "dynamical context", context_section, context.HEADING),
+    Chapter("advice", "what to do", advice_section),
 )
 
 
@@ -48,13 +69,14 @@ def analyse(
         The report; what degrades an answer is noted in its section.
 
     Raises:
-        FlossingError: what `flossing.lyapunov_spectrum` raises.
+        FlossingError: what `flossing.lyapunov_spectrum` raises. What other analyses raise is said
+            in their sections.
     """
     sections: list[Section] = []
     for done, chapter in enumerate(chapters):
         if on_progress is not None:
             on_progress(done, chapter.name)
-        sections.append(_with_warnings_as_notes(chapter.build, study))
+        sections.append(_with_warnings_as_notes(chapter, study))
     return Report(
         title=f"Lyapunov analysis of {study.name}",
         facts=_facts(study),
@@ -63,10 +85,10 @@ def analyse(
     )
 
 
-def _with_warnings_as_notes(build: SectionBuilder, study: Study) -> Section:
+def _with_warnings_as_notes(chapter: Chapter, study: Study) -> Section:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NumericalWarning)
-        section = build(study)
+        section = _built(chapter, study)
     notes: list[str] = []
     for warning in caught:
         if issubclass(warning.category, NumericalWarning):
@@ -76,6 +98,15 @@ def _with_warnings_as_notes(build: SectionBuilder, study: Study) -> Section:
                 warning.message, warning.category, warning.filename, warning.lineno
             )
     return replace(section, notes=(*section.notes, *dict.fromkeys(notes)))
+
+
+def _built(chapter: Chapter, study: Study) -> Section:
+    try:
+        return chapter.build(study)
+    except FlossingError as error:
+        if chapter.heading is None:
+            raise
+        return Section(chapter.heading, meaning=(f"This could not be measured: {error}.",))
 
 
 def _facts(study: Study) -> tuple[Fact, ...]:

@@ -20,13 +20,16 @@ RESOLUTION = 96
 _SVG_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def new_axes() -> "Axes":
+def new_axes(height: float = HEIGHT) -> "Axes":
     """Return empty axes of the size that fits the page.
+
+    Args:
+        height: Of the figure, in inches.
 
     Raises:
         ImportError: Matplotlib is missing.
     """
-    return new_figure(WIDTH, HEIGHT).add_subplot()
+    return new_figure(WIDTH, height).add_subplot()
 
 
 def figure_from(axes: "Axes", *, caption: str, description: str) -> Figure:

@@ -13,6 +13,7 @@ from flossing.checkpoints import Network
 from flossing.recurrence import driven_map
 from flossing.report.advice import Advice, Fates, advise, average, fates
 from flossing.report.model import Section
+from flossing.report.part import Part
 from flossing.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
 
@@ -58,6 +59,34 @@ class Study:
             "state_transient": self.state_transient,
         }
 
+    def part(self, *, steps: int, trajectories: int, double: bool = False) -> Part:
+        """Return the first steps after the transient, of the first trajectories.
+
+        Args:
+            steps: How many at most.
+            trajectories: How many at most.
+            double: Whether to compute in float64, where the precision can be chosen: a module of
+                one's own has that of its weights.
+        """
+        there, all_trajectories, _ = self.inputs.shape
+        all_steps = there - self.state_transient
+        steps, trajectories = min(steps, all_steps), min(trajectories, all_trajectories)
+        stock = isinstance(self.network.module, nn.RNNBase | nn.RNNCellBase)
+        inputs = self.inputs[: self.state_transient + steps, :trajectories]
+        options = dict(
+            self.options,
+            inputs=inputs,
+            state=self.network.initial_state(trajectories),
+            dtype=torch.float64 if double and stock else self.dtype,
+        )
+        return Part(
+            steps=steps,
+            all_steps=all_steps,
+            trajectories=trajectories,
+            all_trajectories=all_trajectories,
+            options=options,
+        )
+
     @cached_property
     def spectrum(self) -> LyapunovSpectrum:
         """Its exponents under these inputs."""
@@ -84,6 +113,11 @@ class Study:
     def advice(self) -> list[Advice]:
         """For each of `layer_spectra`, whether to floss."""
         return [self._advice(spectrum) for spectrum in self.layer_spectra]
+
+    @property
+    def flossable(self) -> int:
+        """How many directions flossing could help, in all layers together."""
+        return sum(each.k for each in self.advice)
 
     @property
     def flossing_dtype(self) -> torch.dtype:

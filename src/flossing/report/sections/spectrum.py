@@ -73,13 +73,18 @@ def outcome_in_words(study: Study) -> str:
     )
     return (
         f"{outcome} over the horizon of {counted(horizon, 'step')}: along the leading direction, "
-        f"with λ₁ = {number_in_words(largest)} ± {_error_in_words(error)} nats per step, they "
+        f"with λ₁ = {number_in_words(largest)} ± {error_in_words(error)} nats per step, they "
         f"{change}.{doubt}"
     )
 
 
-def _error_in_words(error: float) -> str:
-    # Infinite, it stands for one that could not be told.
+def error_in_words(error: float) -> str:
+    """Return a standard error; infinite, it stands for one that could not be told.
+
+    Example:
+        >>> error_in_words(0.0123), error_in_words(math.inf)
+        ('0.012', 'unknown')
+    """
     return number_in_words(error, 2) if math.isfinite(error) else "unknown"
 
 
@@ -139,7 +144,7 @@ def _exponents_table(exponents: list[float], errors: list[float], horizon: int) 
             (
                 index,
                 exponents[index - 1],
-                _error_in_words(errors[index - 1]),
+                error_in_words(errors[index - 1]),
                 factor_in_words(exponents[index - 1] * horizon),
                 _thousandfold(exponents[index - 1]),
             )

@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TORCH ?= torch==2.13.0
 DEMO_FOLDER ?= build/demo
 
-.PHONY: demo test test-all check benchmark clean
+.PHONY: demo test test-all check gallery benchmark benchmark-analyses clean
 
 $(READY): pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -19,6 +19,10 @@ $(READY): pyproject.toml Makefile
 # The committed figure and numbers: make demo DEMO_FOLDER=docs/figures
 demo: $(READY)
 	$(BIN)/flossing demo --output $(DEMO_FOLDER)/demo.png --records $(DEMO_FOLDER)/demo.json
+
+# The figures of docs/gallery.md
+gallery: $(READY)
+	$(BIN)/python docs/make_gallery.py
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -38,6 +42,9 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/memory.py --output benchmarks/results/memory.json
 	$(BIN)/python benchmarks/first_call.py --output benchmarks/results/first_call.json
 	$(BIN)/python benchmarks/page.py
+
+benchmark-analyses: $(READY)
+	$(BIN)/python benchmarks/analyses.py --output benchmarks/results/analyses.json $(ARGUMENTS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 
     python docs/make_reports.py
 
-It takes about three minutes on two cores. Everything is seeded; between machines the last digits
+It takes about a minute. Everything is seeded; between machines the last digits
 may differ.
 """
 

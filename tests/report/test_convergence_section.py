@@ -41,7 +41,7 @@ def test_a_drifting_exponent_is_found(stock_study, section_of):
 def test_numbers_are_those_of_the_analysis(stock_study, section_of):
     study = stock_study(nn.GRU(1, 4), steps=300)
     section = section_of("convergence", study)
-    course = flossing.convergence(study.spectrum)
+    course = flossing.convergence(study.spectrum, points=50)
     exponents, errors = average(study.spectrum)
     numbers = section.numbers
     assert numbers["largest_standard_error"] == pytest.approx(float(errors.max()))

@@ -27,9 +27,10 @@ class Part:
         """What was analysed, and what was left out to keep the cost bounded.
 
         Example:
-            >>> part = Part(steps=9, all_steps=90, trajectories=2, all_trajectories=2, options={})
-            >>> part.in_words
-            'this is about the first 9 of 90 steps after the state transient, and both trajectories.'
+            >>> part = Part(steps=9, all_steps=90, trajectories=1, all_trajectories=4, options={})
+            >>> print(part.in_words)
+            this is about the first 9 of 90 steps after the state transient, and
+            1 of 4 trajectories.
         """
         steps = (
             f"all {self.steps} steps"

@@ -131,7 +131,7 @@ def _why_they_differ(context: DynamicalContext) -> tuple[str, ...]:
         *(
             (
                 "A unit counts as saturated while the slope of its squashing function is below "
-                f"{share_in_words(SATURATED_BELOW)} of the largest: it responds little to anything.",
+                f"{share_in_words(SATURATED_BELOW)} of the largest, so that it hardly responds.",
             )
             if context.saturation
             else ()

@@ -23,11 +23,12 @@ HEADING = "Was the sequence long enough?"
 LARGE_DRIFT = 3.0
 """In standard errors: an exponent that moved further in the second half has not settled."""
 _LONGEST_FACTOR = 1e4
+_POINTS = 50
 
 
 def convergence_section(study: Study) -> Section:
     """Look at how exponents settled, and at what a longer sequence would give."""
-    course = convergence(study.spectrum)
+    course = convergence(study.spectrum, points=_POINTS)
     exponents, errors = average(study.spectrum)
     drift = drifts(course, exponents)
     return Section(

@@ -53,8 +53,8 @@ def directions_section(study: Study) -> Section:
             "that grow differently cannot be told apart, and the response of the network to "
             "changes of its weights is not smooth. Vectors of nearly equal exponents turn freely "
             "in their common plane, so small angles between them say little.",
-            f"To bound the cost, {part.in_words} The {k} leading of {counted(study.state_size, 'direction')}, looked "
-            f"at every {counted(every, 'step')}.",
+            f"To bound the cost, {part.in_words} The {k} leading of "
+            f"{counted(study.state_size, 'direction')}, looked at every {counted(every, 'step')}.",
         ),
         numbers=_numbers(found),
     )

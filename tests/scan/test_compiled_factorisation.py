@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from numba import njit
 
 from flossing.scan.compiled.machine import TILE, link, padded
-from flossing.scan.compiled.orthonormal import Space, orthonormalise, row_length, solve
+from flossing.scan.compiled.orthonormal import Space, orthonormalise, row_length
+from flossing.scan.compiled.triangular import solve
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 

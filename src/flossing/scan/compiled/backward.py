@@ -7,9 +7,9 @@ from numba.extending import overload
 
 from flossing.scan.compiled.kernels import FULL, LOWER
 from flossing.scan.compiled.machine import TILE, part, serial_and_parallel, unchecked
-from flossing.scan.compiled.orthonormal import solve
 from flossing.scan.compiled.products import multiply, transpose
 from flossing.scan.compiled.tangents import is_gated, pull, share
+from flossing.scan.compiled.triangular import solve
 
 _CHUNK = 16
 _VECTOR_BYTES = TILE.vector_bytes

@@ -30,10 +30,10 @@ check: $(READY)
 	$(BIN)/pyright
 
 test: check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: check
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
 
 benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"

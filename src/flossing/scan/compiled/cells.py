@@ -12,7 +12,7 @@ from numba.core import types
 from numba.extending import overload
 
 from flossing.scan.compiled.exponential import sigmoid, tanh
-from flossing.scan.compiled.machine import unchecked
+from flossing.scan.compiled.machine import part, unchecked
 
 
 class Layer(NamedTuple):
@@ -125,12 +125,17 @@ def _step_back(  # pyright: ignore[reportUnusedFunction]
     return unchecked(_STEPS[_kind(layer)][1])
 
 
+@part
+def _current(inputs: Any, currents: Any, bias: Any, index: int) -> Any:
+    return inputs[index] + (currents[index] + bias[index])
+
+
 def _tanh_step(layer: Any, time: Any, trajectory: Any) -> None:
     one = layer.bias.dtype.type(1)
     inputs, currents = layer.inputs[time, trajectory], layer.currents[time, trajectory]
     after, slopes = layer.states[time + 1, trajectory], layer.coefficients[time, trajectory, 0, 0]
     for unit in range(len(after)):
-        current = inputs[unit] + (currents[unit] + layer.bias[unit])
+        current = _current(inputs, currents, layer.bias, unit)
         after[unit], slopes[unit] = tanh(current, one)
 
 
@@ -158,7 +163,7 @@ def _relu_step(layer: Any, time: Any, trajectory: Any) -> None:
     inputs, currents = layer.inputs[time, trajectory], layer.currents[time, trajectory]
     after, slopes = layer.states[time + 1, trajectory], layer.coefficients[time, trajectory, 0, 0]
     for unit in range(len(after)):
-        current = inputs[unit] + (currents[unit] + layer.bias[unit])
+        current = _current(inputs, currents, layer.bias, unit)
         # NaN stays, as in PyTorch's own.
         after[unit] = 0 if current <= 0 else current
         slopes[unit] = 1 if current > 0 else 0
@@ -182,23 +187,31 @@ def _relu_step_back(
         direct[unit] = 0
 
 
+@part
+def _gru_gates(
+    inputs: Any, currents: Any, bias: Any, unit: int, units: int, one: Any
+) -> tuple[Any, Any, Any, Any]:
+    """Return σ(r), σ(−r), σ'(r) and the same of u; then q_n, n and its slope."""
+    reset = sigmoid(_current(inputs, currents, bias, unit), one)
+    update = sigmoid(_current(inputs, currents, bias, units + unit), one)
+    third = 2 * units + unit
+    from_state = currents[third] + bias[third]
+    candidate, slope = tanh(inputs[third] + reset[0] * from_state, one)
+    return reset + update, from_state, candidate, slope
+
+
 def _gru_step(layer: Any, time: Any, trajectory: Any) -> None:
     one = layer.bias.dtype.type(1)
     inputs, currents = layer.inputs[time, trajectory], layer.currents[time, trajectory]
     before, after = layer.states[time, trajectory], layer.states[time + 1, trajectory]
-    coefficients, diagonal = (
-        layer.coefficients[time, trajectory, 0],
-        layer.diagonal[time, trajectory],
-    )
+    coefficients = layer.coefficients[time, trajectory, 0]
+    diagonal = layer.diagonal[time, trajectory]
     units, bias = len(before), layer.bias
     for unit in range(units):
-        second, third = units + unit, 2 * units + unit
-        reset, _, reset_slope = sigmoid(inputs[unit] + (currents[unit] + bias[unit]), one)
-        update, keep_new, update_slope = sigmoid(
-            inputs[second] + (currents[second] + bias[second]), one
+        gates, from_state, candidate, candidate_slope = _gru_gates(
+            inputs, currents, bias, unit, units, one
         )
-        from_state = currents[third] + bias[third]
-        candidate, candidate_slope = tanh(inputs[third] + reset * from_state, one)
+        reset, _, reset_slope, update, keep_new, update_slope = gates
         after[unit] = keep_new * candidate + update * before[unit]
         to_candidate = keep_new * candidate_slope
         coefficients[0, unit] = to_candidate * from_state * reset_slope
@@ -225,12 +238,10 @@ def _gru_step_back(
     units = len(before)
     for unit in range(units):
         second, third = units + unit, 2 * units + unit
-        reset, not_reset, reset_slope = sigmoid(inputs[unit] + (currents[unit] + bias[unit]), one)
-        update, keep_new, update_slope = sigmoid(
-            inputs[second] + (currents[second] + bias[second]), one
+        gates, from_state, candidate, candidate_slope = _gru_gates(
+            inputs, currents, bias, unit, units, one
         )
-        from_state = currents[third] + bias[third]
-        candidate, candidate_slope = tanh(inputs[third] + reset * from_state, one)
+        reset, not_reset, reset_slope, update, keep_new, update_slope = gates
         to_candidate, change = keep_new * candidate_slope, before[unit] - candidate
         of_reset_gate, of_update_gate = of_coefficients[0, unit], of_coefficients[1, unit]
         of_candidate_gate = of_coefficients[2, unit]
@@ -256,6 +267,18 @@ def _gru_step_back(
         direct[unit] = arriving[unit] * update + of_update_gate * update_slope
 
 
+@part
+def _lstm_gates(
+    inputs: Any, currents: Any, bias: Any, unit: int, units: int, one: Any
+) -> tuple[Any, Any, Any]:
+    """Return σ(x), σ(−x), σ'(x) for the gates i, f and o."""
+    return (
+        sigmoid(_current(inputs, currents, bias, unit), one),
+        sigmoid(_current(inputs, currents, bias, units + unit), one),
+        sigmoid(_current(inputs, currents, bias, 3 * units + unit), one),
+    )
+
+
 def _lstm_step(layer: Any, time: Any, trajectory: Any) -> None:
     one = layer.bias.dtype.type(1)
     inputs, currents = layer.inputs[time, trajectory], layer.currents[time, trajectory]
@@ -263,11 +286,11 @@ def _lstm_step(layer: Any, time: Any, trajectory: Any) -> None:
     coefficients, diagonal = layer.coefficients[time, trajectory], layer.diagonal[time, trajectory]
     units, bias = len(before) // 2, layer.bias
     for unit in range(units):
-        second, third, fourth = units + unit, 2 * units + unit, 3 * units + unit
-        entry, _, entry_slope = sigmoid(inputs[unit] + (currents[unit] + bias[unit]), one)
-        forget, _, forget_slope = sigmoid(inputs[second] + (currents[second] + bias[second]), one)
-        candidate, candidate_slope = tanh(inputs[third] + (currents[third] + bias[third]), one)
-        output, _, output_slope = sigmoid(inputs[fourth] + (currents[fourth] + bias[fourth]), one)
+        second = units + unit
+        (entry, _, entry_slope), (forget, _, forget_slope), (output, _, output_slope) = _lstm_gates(
+            inputs, currents, bias, unit, units, one
+        )
+        candidate, candidate_slope = tanh(_current(inputs, currents, bias, 2 * units + unit), one)
         cell = before[second]
         new_cell = forget * cell + entry * candidate
         shown, shown_slope = tanh(new_cell, one)
@@ -299,15 +322,12 @@ def _lstm_step_back(
     of_diagonal = gradient.diagonal[time, trajectory]
     units = len(before) // 2
     for unit in range(units):
-        second, third, fourth = units + unit, 2 * units + unit, 3 * units + unit
-        entry, no_entry, entry_slope = sigmoid(inputs[unit] + (currents[unit] + bias[unit]), one)
-        forget, no_forget, forget_slope = sigmoid(
-            inputs[second] + (currents[second] + bias[second]), one
-        )
-        candidate, candidate_slope = tanh(inputs[third] + (currents[third] + bias[third]), one)
-        output, no_output, output_slope = sigmoid(
-            inputs[fourth] + (currents[fourth] + bias[fourth]), one
-        )
+        second = units + unit
+        entries, forgets, outputs = _lstm_gates(inputs, currents, bias, unit, units, one)
+        entry, no_entry, entry_slope = entries
+        forget, no_forget, forget_slope = forgets
+        output, no_output, output_slope = outputs
+        candidate, candidate_slope = tanh(_current(inputs, currents, bias, 2 * units + unit), one)
         cell = before[second]
         shown, shown_slope = tanh(forget * cell + entry * candidate, one)
         out_of_cell = output * shown_slope

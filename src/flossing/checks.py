@@ -1,5 +1,6 @@
 """Checks of options that more than one place makes."""
 
+import math
 from collections.abc import Sequence
 
 from flossing.errors import InvalidOptionError
@@ -37,6 +38,33 @@ pass, for example, delay=1
     raise InvalidOptionError(
         f"{name} is {value!r} ({type(value).__name__}); expected an int {expected}: "
         f"pass, for example, {name}={at_least}"
+    )
+
+
+def require_positive(name: str, value: object, *, at_most: float = math.inf) -> None:
+    """Refuse `value` unless it is a positive, finite number.
+
+    Args:
+        name: The option's name, for the message.
+        value: What came.
+        at_most: The largest value allowed.
+
+    Raises:
+        InvalidOptionError: `value` is not a number, or lies outside the range.
+
+    Example:
+        >>> require_positive("leak", 1.5, at_most=1.0)
+        Traceback (most recent call last):
+        ...
+        flossing.errors.InvalidOptionError: leak is 1.5 (float); expected a positive number of at \
+most 1
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and 0 < value <= at_most and math.isfinite(value):
+        return
+    limit = "" if at_most == math.inf else f" of at most {at_most:g}"
+    raise InvalidOptionError(
+        f"{name} is {value!r} ({type(value).__name__}); expected a positive number{limit}"
     )
 
 

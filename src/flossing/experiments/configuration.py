@@ -1,0 +1,234 @@
+"""What a run depends on: frozen configurations, as values, as JSON, and by a digest."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+from flossing.checks import require_choice, require_integer, require_positive
+from flossing.errors import InvalidOptionError
+from flossing.tasks import Task
+from flossing.tasks.named import TASKS
+
+Cell: TypeAlias = Literal["tanh", "relu", "leaky", "modrelu", "gru", "lstm", "lem"]
+Initialisation: TypeAlias = Literal["gaussian", "orthogonal", "identity", "stock", "chrono"]
+Form: TypeAlias = Literal["rate", "state"]
+
+FORMAT = 1
+"""Number of the form in which runs are written down; part of every digest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A recurrent network with a linear readout.
+
+    Attributes:
+        cell: "tanh" and "relu" are vanilla networks; "leaky" is h' = (1−α)h + α tanh(…);
+            "modrelu" scales |h| with a bias and keeps the sign; "gru" and "lstm" are torch's;
+            "lem" is the long expressive memory of Rusch et al. (ICLR 2022) from torchrecurrent.
+        size: number N of hidden units.
+        initialisation: of the recurrent weights. "gaussian": variance gain²/N; "orthogonal": gain
+            times a random orthogonal matrix, per gate; "identity": gain times the identity;
+            "stock": the module's own; "chrono": the module's own, with biases of the forget and
+            input gates for memories of up to `longest_memory` steps (LSTM only).
+        gain: scale of the recurrent weights.
+        form: "state" reads out h; "rate" reads out the potential x of h = tanh(x), and trains its
+            initial value, as in the released code of Engelken (NeurIPS 2023).
+        orthogonal: keep the recurrent weights orthogonal throughout, by
+            `torch.nn.utils.parametrizations.orthogonal`.
+        leak: α of the leaky cell, in (0, 1].
+        longest_memory: for "chrono", in time steps.
+
+    Raises:
+        InvalidOptionError: an option outside what it may be, or one that the cell does not have.
+    """
+
+    cell: Cell = "tanh"
+    size: int = 80
+    initialisation: Initialisation = "gaussian"
+    gain: float = 1.0
+    form: Form = "state"
+    orthogonal: bool = False
+    leak: float = 1.0
+    longest_memory: int = 100
+
+    def __post_init__(self) -> None:
+        require_choice("cell", self.cell, get_args(Cell))
+        require_integer("size", self.size, at_least=1)
+        require_choice("initialisation", self.initialisation, get_args(Initialisation))
+        require_choice("form", self.form, get_args(Form))
+        require_integer("longest_memory", self.longest_memory, at_least=2)
+        require_positive("gain", self.gain)
+        require_positive("leak", self.leak, at_most=1.0)
+        if self.form == "rate" and self.cell != "tanh":
+            raise InvalidOptionError(
+                f"form is 'rate' and cell is {self.cell!r}; only a tanh network has a rate form: "
+                "use form='state'"
+            )
+        if self.initialisation == "chrono" and self.cell != "lstm":
+            raise InvalidOptionError(
+                f"initialisation is 'chrono' and cell is {self.cell!r}; it sets the gate biases of "
+                "an LSTM: use cell='lstm', or another initialisation"
+            )
+        if self.orthogonal and self.cell not in ("tanh", "relu", "leaky", "modrelu"):
+            raise InvalidOptionError(
+                f"orthogonal is set and cell is {self.cell!r}; only a cell with one square "
+                "recurrent matrix can keep it orthogonal: tanh, relu, leaky or modrelu"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network is trained; every epoch is one gradient step on a fresh batch.
+
+    Attributes:
+        epochs: at most so many.
+        batch_size: sequences in a batch.
+        learning_rate: step size of Adam.
+        max_gradient_norm: gradients are clipped to this norm.
+        norm_penalty: weight of Ω, the penalty on growth and decay of ∂L/∂h from step to step of
+            Pascanu, Mikolov & Bengio (ICML 2013).
+        patience: training ends after so many evaluations in a row at 99.5 % or more; 0 for never.
+
+    Raises:
+        InvalidOptionError: an option outside what it may be.
+    """
+
+    epochs: int = 3000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    max_gradient_norm: float = 0.03
+    norm_penalty: float = 0.0
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        require_integer("epochs", self.epochs, at_least=0)
+        require_integer("batch_size", self.batch_size, at_least=1)
+        require_integer("patience", self.patience, at_least=0)
+        require_positive("learning_rate", self.learning_rate)
+        require_positive("max_gradient_norm", self.max_gradient_norm)
+        if self.norm_penalty:
+            require_positive("norm_penalty", self.norm_penalty)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flossing:
+    """How a network is flossed: the options of `flossing.Flosser`, and what it is driven with.
+
+    Attributes:
+        k: how many exponents, from the largest, are pushed to zero; `None` for all.
+        time_steps: length of the sequences, fresh ones of the task.
+        sequences: how many at a time.
+        state_transient: so many first time steps move the state only.
+        frame_transient: so many further ones align the frame.
+        schedule: further options of `flossing.Flosser`, by name.
+
+    Raises:
+        InvalidOptionError: an option outside what it may be.
+    """
+
+    k: int | None
+    time_steps: int
+    sequences: int = 1
+    state_transient: int = 10
+    frame_transient: int = 6
+    schedule: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.k is not None:
+            require_integer("k", self.k, at_least=1)
+        require_integer("sequences", self.sequences, at_least=1)
+        require_integer("state_transient", self.state_transient, at_least=0)
+        require_integer("frame_transient", self.frame_transient, at_least=0)
+        shortest = self.state_transient + self.frame_transient + 1
+        require_integer("time_steps", self.time_steps, at_least=shortest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """Everything that a run depends on.
+
+    Attributes:
+        task: what is learned.
+        architecture: what learns it.
+        training: how.
+        flossing: what is done to its exponents; `None` for nothing.
+        seed: what all randomness follows from; at least 0.
+        evaluate_every: epochs between two points of the learning curve.
+        evaluation_batch_size: fresh sequences at each point of it; digits take their test part.
+        final_batch_size: fresh sequences for the accuracy after training; digits as above.
+        measured_exponents: how many exponents are measured before training and at each
+            evaluation; 0 for none.
+        gradients: whether gradients of the loss with respect to states are measured there too.
+
+    Raises:
+        InvalidOptionError: an option outside what it may be.
+    """
+
+    task: Task
+    architecture: Architecture
+    training: Training = Training()
+    flossing: Flossing | None = None
+    seed: int = 0
+    evaluate_every: int = 50
+    evaluation_batch_size: int = 64
+    final_batch_size: int = 512
+    measured_exponents: int = 0
+    gradients: bool = False
+
+    def __post_init__(self) -> None:
+        require_integer("seed", self.seed, at_least=0)
+        require_integer("evaluate_every", self.evaluate_every, at_least=1)
+        require_integer("evaluation_batch_size", self.evaluation_batch_size, at_least=1)
+        require_integer("final_batch_size", self.final_batch_size, at_least=1)
+        require_integer("measured_exponents", self.measured_exponents, at_least=0)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it; `configuration_from` reads it back."""
+        return cast("dict[str, Any]", _plain(self))
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that no other configuration has."""
+        canonical = json.dumps([FORMAT, self.document()], sort_keys=True, allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def configuration_from(document: Mapping[str, Any]) -> Configuration:
+    """Return the configuration that `Configuration.document` was taken of.
+
+    Raises:
+        InvalidOptionError: it is none.
+
+    Example:
+        >>> from flossing.tasks import DelayedCopy
+        >>> configuration = Configuration(task=DelayedCopy(delay=5), architecture=Architecture())
+        >>> configuration_from(configuration.document()) == configuration
+        True
+    """
+    try:
+        settings = dict(document)
+        task = dict(settings.pop("task"))
+        flossing = settings.pop("flossing")
+        return Configuration(
+            task=TASKS[task.pop("name")](**task),
+            architecture=Architecture(**settings.pop("architecture")),
+            training=Training(**settings.pop("training")),
+            flossing=None if flossing is None else Flossing(**flossing),
+            **settings,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidOptionError(f"this is not the document of a configuration: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Task):
+        names = {kind: name for name, kind in TASKS.items()}
+        given = [field.name for field in fields(cast(Any, value)) if field.init]
+        return {"name": names[type(value)], **{name: getattr(value, name) for name in given}}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in cast("Mapping[str, Any]", value).items()}
+    return value

@@ -59,8 +59,12 @@ def require_positive(name: str, value: object, *, at_most: float = math.inf) -> 
         flossing.errors.InvalidOptionError: leak is 1.5 (float); expected a positive number of at \
 most 1
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and 0 < value <= at_most and math.isfinite(value):
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 0 < value <= at_most
+        and math.isfinite(value)
+    ):
         return
     limit = "" if at_most == math.inf else f" of at most {at_most:g}"
     raise InvalidOptionError(

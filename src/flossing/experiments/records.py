@@ -28,12 +28,14 @@ class Episode:
     Attributes:
         epoch: after which it came; 0 for before training.
         loss: mean squared exponent before each step.
-        exponents: before the last step, in nats per time step.
+        largest_exponent: before the last step, in nats per time step.
+        smallest_exponent: of the k that are flossed, before the last step.
     """
 
     epoch: int
     loss: tuple[float, ...]
-    exponents: tuple[float, ...]
+    largest_exponent: float
+    smallest_exponent: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,7 +139,8 @@ class LongExpressiveMemoryCell(Cell):
         z' = (1 - \Delta) z + \Delta \tanh(W_3 y + V_3 x + b_3), \quad
         y' = (1 - \bar\Delta) y + \bar\Delta \tanh(W_z z' + V_4 x + b_4)
 
-    with Δ = σ(W₁y + V₁x + b₁) and Δ̄ = σ(W₂y + V₂x + b₂). The state is (y, z).
+    with Δ = σ(W₁y + V₁x + b₁) and Δ̄ = σ(W₂y + V₂x + b₂). The state is (y, z). That y' takes the
+    new z is in the paper and its code; the cell of torchrecurrent 0.2.5 takes the one before.
 
     Source: Rusch, Mishra, Erichson & Mahoney, "Long Expressive Memory for Sequence Modeling",
     ICLR 2022, arXiv 2110.04744, with Δt = 1.

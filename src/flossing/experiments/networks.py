@@ -24,8 +24,7 @@ from flossing.experiments.cells import (
 )
 from flossing.experiments.configuration import Architecture
 from flossing.experiments.initialisation import initialise
-from flossing.gates import LayerWeights
-from flossing.stock import StockLayer, stock_recurrence
+from flossing.stock import StockLayer, StockRecurrence, stock_recurrence
 
 RELAXATION_STEPS = 100
 LARGEST_BIAS = 0.1
@@ -55,14 +54,13 @@ class SequenceNetwork(nn.Module):
 
     @property
     def runs_compiled(self) -> bool:
-        """Whether `forward` runs through compiled loops, which `torch.vmap` cannot map over.
+        """Whether `forward` takes all steps in one operation, which `torch.vmap` cannot map over.
 
-        That is so for PyTorch's layers on the CPU. Any other network is mapped by
+        That is so for PyTorch's layers: on the CPU through compiled loops, elsewhere through the
+        module's own forward. Any other network is mapped by
         `torch.vmap(torch.func.functional_call(...))` over stacked parameters and buffers.
         """
-        weight = self.readout.weight
-        compiled = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
-        return compiled and isinstance(self.recurrence, StockLayer)
+        return isinstance(self.recurrence, StockLayer)
 
     def initial_state(self, batch_size: int) -> State:
         """The state before the first step, in the convention of `system`; zero.
@@ -87,7 +85,7 @@ class SequenceNetwork(nn.Module):
         recurrence = self.recurrence
         if isinstance(recurrence, ElmanCell | Cell):
             return recurrence.run(inputs, state)
-        if self.runs_compiled:
+        if inputs.device.type == "cpu" and inputs.dtype in (torch.float32, torch.float64):
             return _compiled_states(recurrence, inputs, state)
         return recurrence(inputs, state)[0]
 
@@ -103,19 +101,18 @@ class SequenceNetwork(nn.Module):
         first = self.initial_state(inputs.shape[1]) if state is None else state
         return self.readout(self.hidden_states(inputs, first))
 
-    def vanilla_weights(self) -> LayerWeights:
-        """Return W, W_in and the biases of a network of PyTorch's, as they are now.
+    def vanilla_recurrence(self) -> StockRecurrence:
+        """Return the recurrent map of a vanilla network, with its weights as they are now.
 
         Raises:
-            UnsupportedSystemError: the recurrent part is another cell.
+            UnsupportedSystemError: the network is no vanilla network of PyTorch's.
         """
-        if isinstance(self.recurrence, Cell):
+        if not isinstance(self.recurrence, nn.RNN | ElmanCell):
             raise UnsupportedSystemError(
                 f"a {type(self.recurrence).__name__} is no vanilla network: pass a network whose "
                 "cell is 'tanh' or 'relu'"
             )
-        dtype = self.readout.weight.dtype
-        return stock_recurrence(self.recurrence, None, dtype).layers[0]
+        return stock_recurrence(self.recurrence, None, self.readout.weight.dtype)
 
 
 class RateNetwork(SequenceNetwork):
@@ -158,11 +155,21 @@ class RateNetwork(SequenceNetwork):
             inputs: what the network is driven with.
             state: the state h before the first step; `None` for `initial_state`.
         """
-        first = cast(Tensor, self.initial_state(inputs.shape[1]) if state is None else state)
-        states = self.hidden_states(inputs, first)
-        previous = torch.cat([first.reshape(1, *states.shape[1:]), states[:-1]])
-        from_inputs, from_states = self.vanilla_weights().currents(inputs, previous)
+        first = self.initial_state(inputs.shape[1]) if state is None else state
+        previous = states_before(self.hidden_states(inputs, first), first)
+        (weights,) = self.vanilla_recurrence().layers
+        from_inputs, from_states = weights.currents(inputs, previous)
         return self.readout(from_inputs + from_states)
+
+
+def states_before(states: Float[Tensor, "T B N"], first: State) -> Float[Tensor, "T B N"]:
+    """Return the states of a vanilla network before every step.
+
+    Args:
+        states: those after every step.
+        first: that before the first one.
+    """
+    return torch.cat([cast(Tensor, first).reshape(1, *states.shape[1:]), states[:-1]])
 
 
 def make_network(

@@ -38,12 +38,13 @@ def shown(table, width=80):
 def test_set_up_is_the_published_one():
     xor, digits = FLOSSED["xor"], FLOSSED["digits"]
     assert xor.task == TemporalXor(delay=40, steps=300)
-    assert (xor.size, xor.gain, xor.batch_size) == (80, 1.0, 16)
+    assert (xor.architecture.size, xor.architecture.gain, xor.batch_size) == (80, 1.0, 16)
     assert (xor.learning_rate, xor.max_gradient_norm) == (1e-3, 0.03)
     assert (xor.flossing.k, xor.flossing.steps, xor.flossing.time_steps) == (75, 500, 55)
     assert (xor.flossing.state_transient, xor.flossing.frame_transient) == (10, 6)
     assert digits.task == Digits(hold=60)
-    assert (digits.size, digits.gain, digits.batch_size) == (128, 1.0, 64)
+    assert digits.architecture.initialisation == "gaussian"
+    assert (digits.architecture.size, digits.architecture.gain, digits.batch_size) == (128, 1.0, 64)
     assert (digits.learning_rate, digits.max_gradient_norm) == (1e-3, 1.0)
     assert digits.training_steps == 1200
     assert (digits.flossing.k, digits.flossing.steps) == (96, 400)
@@ -89,7 +90,7 @@ def test_document_is_json_with_all_that_the_numbers_depend_on(records):
         "split_seed": 0,
         "steps": 10,
     }
-    assert first["configuration"]["network"] == "SequenceClassifier"
+    assert first["configuration"]["architecture"]["size"] == 16
     assert [each["configuration"]["flossing"] is None for each in document["runs"]] == [
         True,
         False,

@@ -64,7 +64,7 @@ def test_an_easy_task_is_learned():
 def test_record_is_complete():
     record = run(DIGITS, seed=0)
     assert [point.step for point in record.learning_curve] == [0, 10, 20]
-    assert len(record.exponents) == DIGITS.size
+    assert len(record.exponents) == DIGITS.architecture.size
     assert len(record.gradient_norm_by_lag) == DIGITS.task.steps
     assert record.gradient_norm == record.learning_curve[0].gradient_norm
     assert all(math.isfinite(x) for x in record.exponents + record.gradient_norm_by_lag)

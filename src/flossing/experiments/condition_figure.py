@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
+from flossing.experiments.configuration import Architecture
 from flossing.experiments.environment import environment
-from flossing.experiments.networks import RateNetwork
+from flossing.experiments.networks import SequenceNetwork, make_network
 from flossing.experiments.training import Flossing, stream_seed
 from flossing.floss import floss
 from flossing.plots import (
@@ -82,14 +83,17 @@ def measure(setting: Setting, seed: int) -> dict[str, LongTermJacobian]:
         setting: What is flossed and analysed.
         seed: What all randomness follows from; at least 0.
     """
-    network = RateNetwork(
-        1, setting.size, 1, gain=setting.gain, generator=_generator(seed, "weights")
+    network = make_network(
+        Architecture(size=setting.size, gain=setting.gain, form="rate"),
+        input_size=1,
+        output_size=1,
+        generator=_generator(seed, "weights"),
     )
     before = _analysed(network, setting, seed)
     schedule = setting.flossing
     batches = _task(schedule.time_steps).batches(1, seed=stream_seed(seed, "flossing inputs"))
     floss(
-        network.rnn,
+        network.system,
         batches,
         k=schedule.k,
         steps=schedule.steps,
@@ -162,11 +166,11 @@ def main() -> None:
         arguments.records.write_text(text + "\n", encoding="utf-8")
 
 
-def _analysed(network: RateNetwork, setting: Setting, seed: int) -> LongTermJacobian:
+def _analysed(network: SequenceNetwork, setting: Setting, seed: int) -> LongTermJacobian:
     generator = _generator(seed, "spectrum")
     batch = _task(setting.steps).sample(1, generator=generator)
     return long_term_jacobian(
-        network.rnn,
+        network.system,
         batch.inputs,
         network.initial_state(1),
         horizons=setting.horizons,

@@ -26,19 +26,22 @@ class Architecture:
     Attributes:
         cell: "tanh" and "relu" are vanilla networks; "leaky" is h' = (1−α)h + α tanh(…);
             "modrelu" scales |h| with a bias and keeps the sign; "gru" and "lstm" are torch's;
-            "lem" is the long expressive memory of Rusch et al. (ICLR 2022) from torchrecurrent.
+            "lem" is the long expressive memory of Rusch et al. (ICLR 2022); see
+            `flossing.experiments.cells` for those that are not torch's.
         size: number N of hidden units.
-        initialisation: of the recurrent weights. "gaussian": variance gain²/N; "orthogonal": gain
-            times a random orthogonal matrix, per gate; "identity": gain times the identity;
-            "stock": the module's own; "chrono": the module's own, with biases of the forget and
-            input gates for memories of up to `longest_memory` steps (LSTM only).
+        initialisation: of the recurrent weights, per gate. "gaussian": variance gain²/N;
+            "orthogonal": gain times a random orthogonal matrix; "identity": gain times the
+            identity; "stock": gain times the module's own, and not for leaky and modrelu, which
+            have none; "chrono": the same, with biases of the forget and input gates for memories
+            of up to `longest_memory` steps (LSTM only). The other weights follow; see
+            `flossing.experiments.initialisation`.
         gain: scale of the recurrent weights.
         form: "state" reads out h; "rate" reads out the potential x of h = tanh(x), and trains its
             initial value, as in the released code of Engelken (NeurIPS 2023).
         orthogonal: keep the recurrent weights orthogonal throughout, by
-            `torch.nn.utils.parametrizations.orthogonal`.
-        leak: α of the leaky cell, in (0, 1].
-        longest_memory: for "chrono", in time steps.
+            `torch.nn.utils.parametrizations.orthogonal`; they start so, too, with gain 1.
+        leak: α of the leaky cell, in (0, 1]; 1 for the others.
+        longest_memory: for "chrono", in time steps; only there other than 100.
 
     Raises:
         InvalidOptionError: an option outside what it may be, or one that the cell does not have.
@@ -61,20 +64,50 @@ class Architecture:
         require_integer("longest_memory", self.longest_memory, at_least=2)
         require_positive("gain", self.gain)
         require_positive("leak", self.leak, at_most=1.0)
+        self._require_a_cell_that_fits()
+        self._require_an_initialisation_that_fits()
+
+    def _require_a_cell_that_fits(self) -> None:
         if self.form == "rate" and self.cell != "tanh":
             raise InvalidOptionError(
                 f"form is 'rate' and cell is {self.cell!r}; only a tanh network has a rate form: "
                 "use form='state'"
             )
-        if self.initialisation == "chrono" and self.cell != "lstm":
+        if self.leak != 1 and self.cell != "leaky":
             raise InvalidOptionError(
-                f"initialisation is 'chrono' and cell is {self.cell!r}; it sets the gate biases of "
-                "an LSTM: use cell='lstm', or another initialisation"
+                f"leak is {self.leak} and cell is {self.cell!r}, which has none: use cell='leaky', "
+                "or leave leak out"
             )
         if self.orthogonal and self.cell not in ("tanh", "relu", "leaky", "modrelu"):
             raise InvalidOptionError(
                 f"orthogonal is set and cell is {self.cell!r}; only a cell with one square "
                 "recurrent matrix can keep it orthogonal: tanh, relu, leaky or modrelu"
+            )
+
+    def _require_an_initialisation_that_fits(self) -> None:
+        if self.initialisation == "chrono" and self.cell != "lstm":
+            raise InvalidOptionError(
+                f"initialisation is 'chrono' and cell is {self.cell!r}; it sets the gate biases of "
+                "an LSTM: use cell='lstm', or another initialisation"
+            )
+        if self.longest_memory != 100 and self.initialisation != "chrono":
+            raise InvalidOptionError(
+                f"longest_memory is {self.longest_memory} and initialisation is "
+                f"{self.initialisation!r}; only 'chrono' has one: leave longest_memory out"
+            )
+        if self.initialisation == "stock" and (
+            self.cell in ("leaky", "modrelu") or self.form == "rate"
+        ):
+            raise InvalidOptionError(
+                f"initialisation is 'stock', cell is {self.cell!r} and form is {self.form!r}, "
+                "which has no module of its own: use 'gaussian', 'orthogonal' or 'identity'"
+            )
+        starts_orthogonal = self.initialisation in ("orthogonal", "identity") and self.gain == 1
+        if self.orthogonal and not starts_orthogonal:
+            raise InvalidOptionError(
+                f"orthogonal is set, initialisation is {self.initialisation!r} and gain is "
+                f"{self.gain}; weights that are kept orthogonal must start so: use 'orthogonal' or "
+                "'identity' with gain 1"
             )
 
 

@@ -20,9 +20,9 @@ from rich.progress import (
 from rich.table import Table
 
 from flossing.documents import json_text, storable
+from flossing.experiments.configuration import Architecture
 from flossing.experiments.demo_figure import demo_figure
 from flossing.experiments.environment import available_processors, environment
-from flossing.experiments.networks import RateNetwork, SequenceClassifier
 from flossing.experiments.parallel import Progress as RunProgress
 from flossing.experiments.parallel import run_all
 from flossing.experiments.training import Configuration, Flossing, Record
@@ -46,8 +46,7 @@ FLOSSED = {
     "digits": Configuration(
         name="digits, s=60",
         task=Digits(hold=60),
-        network=SequenceClassifier,
-        size=128,
+        architecture=Architecture(size=128),
         flossing=Flossing(k=96, steps=400, time_steps=100),
         flossed_k=96,
         batch_size=64,
@@ -58,8 +57,7 @@ FLOSSED = {
     "xor": Configuration(
         name="XOR, d=40",
         task=TemporalXor(delay=40, steps=300),
-        network=RateNetwork,
-        size=80,
+        architecture=Architecture(size=80, form="rate"),
         flossing=Flossing(k=75, steps=500, time_steps=55),
         flossed_k=75,
         batch_size=16,
@@ -75,7 +73,7 @@ QUICK = {
         FLOSSED["digits"],
         name="digits, s=2",
         task=Digits(hold=2, rows=True),
-        size=16,
+        architecture=Architecture(size=16),
         flossing=replace(QUICK_FLOSSING, time_steps=10),
         flossed_k=12,
         training_steps=20,
@@ -85,7 +83,7 @@ QUICK = {
         FLOSSED["xor"],
         name="XOR, d=4",
         task=TemporalXor(delay=4, steps=20),
-        size=16,
+        architecture=Architecture(size=16, form="rate"),
         flossing=QUICK_FLOSSING,
         flossed_k=12,
         training_steps=20,
@@ -264,7 +262,7 @@ def _record_document(record: Record) -> dict[str, Any]:
         "configuration": settings
         | {
             "task": {"name": type(configuration.task).__name__, **_fields(configuration.task)},
-            "network": configuration.network.__name__,
+            "architecture": asdict(configuration.architecture),
             "flossing": None if configuration.flossing is None else asdict(configuration.flossing),
         },
         "seed": record.seed,

@@ -9,14 +9,17 @@ from torch import Tensor
 
 from flossing.analysis.gradient_horizon import log_total_gradient
 from flossing.analysis.linearisation import linearise
-from flossing.analysis.outputs import loss_gradient
+from flossing.experiments.cells import State
 from flossing.experiments.networks import SequenceNetwork
 from flossing.tasks import Batch, Kind, task_loss
+from flossing.tree import flatten
 from flossing.typed import vector_norm
 
 
 def first_state_gradient_norm(network: SequenceNetwork, kind: Kind, batch: Batch) -> float:
     """‖∂L/∂h_0‖ for the loss over a whole sequence, root mean square over the sequences.
+
+    Here and below h is the whole state, of an LSTM both of its vectors.
 
     Args:
         network: What is trained; left as it is.
@@ -24,18 +27,22 @@ def first_state_gradient_norm(network: SequenceNetwork, kind: Kind, batch: Batch
         batch: The sequences and their answers.
 
     Example:
-        >>> from flossing.experiments.networks import RateNetwork
+        >>> from flossing.experiments.configuration import Architecture
+        >>> from flossing.experiments.networks import make_network
         >>> from flossing.tasks import DelayedCopy
-        >>> network = RateNetwork(1, 20, 1, generator=torch.Generator())
+        >>> gru, generator = Architecture(cell="gru", size=20), torch.Generator()
+        >>> network = make_network(gru, input_size=1, output_size=1, generator=generator)
         >>> batch = DelayedCopy(delay=2, steps=10).sample(4)
         >>> first_state_gradient_norm(network, "binary", batch) > 0
         True
     """
     network, batch = _in_double_precision(network, batch)
-    state = _start(network, batch).requires_grad_()
-    loss = task_loss(kind, network(batch.inputs, state), batch)
-    (gradient,) = torch.autograd.grad(loss, [state])
-    return float(_over_sequences(vector_norm(gradient, dim=-1)))
+    leaves, rebuild = flatten(_start(network, batch))
+    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    loss = task_loss(kind, network(batch.inputs, rebuild(leaves)), batch)
+    gradients = torch.autograd.grad(loss, leaves)
+    rows = torch.cat([gradient.reshape(gradient.shape[-2:]) for gradient in gradients], dim=-1)
+    return float(_over_sequences(vector_norm(rows, dim=-1)))
 
 
 def gradient_norm_by_lag(network: SequenceNetwork, kind: Kind, batch: Batch) -> Float[Tensor, " T"]:
@@ -52,22 +59,24 @@ def gradient_norm_by_lag(network: SequenceNetwork, kind: Kind, batch: Batch) -> 
         Root mean square over the sequences, (T,), from lag 1 to lag T.
 
     Example:
-        >>> from flossing.experiments.networks import RateNetwork
+        >>> from flossing.experiments.configuration import Architecture
+        >>> from flossing.experiments.networks import make_network
         >>> from flossing.tasks import DelayedCopy
-        >>> network = RateNetwork(1, 20, 1, generator=torch.Generator())
+        >>> gru, generator = Architecture(cell="gru", size=20), torch.Generator()
+        >>> network = make_network(gru, input_size=1, output_size=1, generator=generator)
         >>> batch = DelayedCopy(delay=2, steps=10).sample(4)
         >>> gradient_norm_by_lag(network, "binary", batch).shape
         torch.Size([10])
     """
     network, batch = _in_double_precision(network, batch)
     last = Batch(batch.inputs[-1:], batch.targets[-1:], batch.mask[-1:])
-
-    def loss_at_last_step(states: Float[Tensor, "_ B N"]) -> Float[Tensor, ""]:
-        return task_loss(kind, network(last.inputs, states[-1:]), last)
-
-    trajectory = linearise(network.rnn, batch.inputs[:-1], _start(network, batch), exponents=1)
+    trajectory = linearise(network.system, batch.inputs[:-1], _start(network, batch), exponents=1)
+    errors = torch.zeros_like(trajectory.states[1:])
+    before = trajectory.states[-1].detach().requires_grad_()
+    state = trajectory.problem.recurrence.unpack(before, batched=True)
+    loss = task_loss(kind, network(last.inputs, state), last)
+    (errors[-1],) = torch.autograd.grad(loss, [before])
     with torch.no_grad():
-        errors = loss_gradient(network.rnn, trajectory, loss_at_last_step)
         norms = log_total_gradient(trajectory, errors).exp()
     return _over_sequences(norms.flip(0))
 
@@ -78,10 +87,11 @@ def _in_double_precision(network: SequenceNetwork, batch: Batch) -> tuple[Sequen
     return copy.deepcopy(network).double(), Batch(batch.inputs.double(), targets, batch.mask)
 
 
-def _start(network: SequenceNetwork, batch: Batch) -> Float[Tensor, "1 B N"]:
-    return network.initial_state(batch.inputs.shape[1]).detach()
+def _start(network: SequenceNetwork, batch: Batch) -> State:
+    with torch.no_grad():
+        return network.initial_state(batch.inputs.shape[1])
 
 
-def _over_sequences(norms: Float[Tensor, "lags B"]) -> Float[Tensor, " lags"]:
+def _over_sequences(norms: Float[Tensor, "*lags B"]) -> Float[Tensor, "*lags"]:
     # The loss is a mean over sequences, so that each one's own gradient is B times larger.
     return norms.square().sum(dim=-1).sqrt() * math.sqrt(norms.shape[-1])

@@ -1,166 +1,268 @@
-"""The networks that the experiments train: a stock `nn.RNN`, its initial state and a readout.
+"""The networks that the experiments train: a recurrent part, its initial state and a readout.
 
-Only the `nn.RNN` inside is flossed, so `flossing.floss(network.rnn, ...)` needs no wrapper.
+Only the recurrent part is flossed, and `flossing.floss(network.system, ...)` needs no wrapper.
 """
 
 import math
-from abc import ABC, abstractmethod
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.nn.utils import parametrizations
+
+from flossing.checks import require_integer
+from flossing.errors import UnsupportedSystemError
+from flossing.experiments.cells import (
+    Cell,
+    ElmanCell,
+    LeakyCell,
+    LongExpressiveMemoryCell,
+    ModReluCell,
+    State,
+)
+from flossing.experiments.configuration import Architecture
+from flossing.experiments.initialisation import initialise
+from flossing.stock import StockLayer, StockRecurrence, stock_recurrence
 
 RELAXATION_STEPS = 100
 LARGEST_BIAS = 0.1
 
+Recurrence: TypeAlias = StockLayer | ElmanCell | Cell
 
-class SequenceNetwork(nn.Module, ABC):
-    """A vanilla recurrent network that answers at every step, time first.
 
-    The recurrent weights are Gaussian of variance gain²/N, the input weights standard normal.
+class SequenceNetwork(nn.Module):
+    """A recurrent network that answers at every step, time first, linearly from h_t.
+
+    It starts from a state of zero. `make_network` makes it.
 
     Args:
-        input_size: Number D of input channels.
-        size: Number N of hidden units.
-        output_size: Number C of outputs.
-        gain: Scale of the recurrent weights, relative to the edge of chaos without input.
-        generator: Source of all weights; the global random state is neither read nor changed.
-
-    Attributes:
-        rnn: The recurrent part.
-        readout: The linear readout.
+        recurrence: the recurrent part.
+        readout: the linear readout.
     """
 
-    rnn: nn.RNN
-    readout: nn.Linear
-
-    def __init__(
-        self,
-        input_size: int,
-        size: int,
-        output_size: int,
-        *,
-        gain: float = 1.0,
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, recurrence: Recurrence, readout: nn.Linear) -> None:
         super().__init__()
-        # On the meta device, for the modules' own initialisation draws from the global random
-        # state and would be overwritten anyway.
-        self.rnn = nn.RNN(input_size, size, device="meta").to_empty(device="cpu")
-        self.readout = nn.Linear(size, output_size, device="meta").to_empty(device="cpu")
-        with torch.no_grad():
-            self.recurrent_weights.normal_(0, gain / math.sqrt(size), generator=generator)
-            self.input_weights.normal_(generator=generator)
-            self.bias.zero_()
-            self.readout.bias.zero_()
-            # `nn.RNN` adds two biases; one of them says all there is to say.
-            self.rnn.get_parameter("bias_hh_l0").zero_().requires_grad_(False)
-            self._initialise(generator)
-
-    @abstractmethod
-    def _initialise(self, generator: torch.Generator) -> None:
-        """Draw what the kinds of network differ in; called without gradients."""
+        self.recurrence = recurrence
+        self.readout = readout
 
     @property
-    def recurrent_weights(self) -> Float[Tensor, "N N"]:
-        """The matrix W, or J."""
-        return self.rnn.get_parameter("weight_hh_l0")
+    def system(self) -> Recurrence:
+        """What `flossing.lyapunov_spectrum` and `flossing.floss` take."""
+        return self.recurrence
 
     @property
-    def input_weights(self) -> Float[Tensor, "N D"]:
-        """The matrix W_in, or w_s."""
-        return self.rnn.get_parameter("weight_ih_l0")
+    def runs_compiled(self) -> bool:
+        """Whether `forward` takes all steps in one operation, which `torch.vmap` cannot map over.
 
-    @property
-    def bias(self) -> Float[Tensor, " N"]:
-        """The bias b."""
-        return self.rnn.get_parameter("bias_ih_l0")
+        That is so for PyTorch's layers: on the CPU through compiled loops, elsewhere through the
+        module's own forward. Any other network is mapped by
+        `torch.vmap(torch.func.functional_call(...))` over stacked parameters and buffers.
+        """
+        return isinstance(self.recurrence, StockLayer)
 
-    @abstractmethod
-    def initial_state(self, batch_size: int) -> Float[Tensor, "1 B N"]:
-        """The state before the first step, in the convention of `nn.RNN`."""
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first step, in the convention of `system`; zero.
 
-    @abstractmethod
+        Args:
+            batch_size: number B of sequences.
+        """
+        size = self.recurrence.hidden_size
+        if isinstance(self.recurrence, nn.RNNBase):
+            zero = self.readout.weight.new_zeros(1, batch_size, size)
+            return (zero, zero) if isinstance(self.recurrence, nn.LSTM) else zero
+        zero = self.readout.weight.new_zeros(batch_size, size)
+        return (zero, zero) if self.recurrence.states == 2 else zero
+
+    def hidden_states(self, inputs: Float[Tensor, "T B D"], state: State) -> Float[Tensor, "T B N"]:
+        """Return h_t after every step.
+
+        Args:
+            inputs: what the network is driven with.
+            state: the state before the first step.
+        """
+        recurrence = self.recurrence
+        if isinstance(recurrence, ElmanCell | Cell):
+            return recurrence.run(inputs, state)
+        if inputs.device.type == "cpu" and inputs.dtype in (torch.float32, torch.float64):
+            return _compiled_states(recurrence, inputs, state)
+        return recurrence(inputs, state)[0]
+
     def forward(
-        self, inputs: Float[Tensor, "T B D"], state: Float[Tensor, "1 B N"] | None = None
+        self, inputs: Float[Tensor, "T B D"], state: State | None = None
     ) -> Float[Tensor, "T B C"]:
         """Answer at every step.
 
         Args:
-            inputs: What the network is driven with.
-            state: The state before the first step; `None` for `initial_state`.
+            inputs: what the network is driven with.
+            state: the state before the first step; `None` for `initial_state`.
         """
+        first = self.initial_state(inputs.shape[1]) if state is None else state
+        return self.readout(self.hidden_states(inputs, first))
+
+    def vanilla_recurrence(self) -> StockRecurrence:
+        """Return the recurrent map of a vanilla network, with its weights as they are now.
+
+        Raises:
+            UnsupportedSystemError: the network is no vanilla network of PyTorch's.
+        """
+        if not isinstance(self.recurrence, nn.RNN | ElmanCell):
+            raise UnsupportedSystemError(
+                f"a {type(self.recurrence).__name__} is no vanilla network: pass a network whose "
+                "cell is 'tanh' or 'relu'"
+            )
+        return stock_recurrence(self.recurrence, None, self.readout.weight.dtype)
 
 
 class RateNetwork(SequenceNetwork):
     """x_t = J tanh(x_{t−1}) + b + w_s s_t, read out linearly from x_t; the initial x is trained.
 
-    Its trajectory h = tanh(x) is that of an `nn.RNN`. Readout weights are standard normal, biases
-    uniform on [0, 0.1), and the initial x has relaxed for 100 steps without input.
+    Its trajectory h = tanh(x) is that of an `nn.RNN`, and h is its state.
 
     Source: Engelken, "Gradient Flossing", NeurIPS 2023, arXiv 2312.17306, and its released code.
 
-    Attributes:
+    Args:
+        recurrence: the recurrent part, a tanh network.
+        readout: the linear readout.
         initial_potential: x_0, (N,).
+    """
+
+    def __init__(
+        self,
+        recurrence: Recurrence,
+        readout: nn.Linear,
+        initial_potential: Float[Tensor, " N"],
+    ) -> None:
+        super().__init__(recurrence, readout)
+        self.initial_potential = nn.Parameter(initial_potential)
+
+    def initial_state(self, batch_size: int) -> State:
+        """tanh(x_0), the same for every sequence.
+
+        Args:
+            batch_size: number B of sequences.
+        """
+        hidden = self.initial_potential.tanh().repeat(batch_size, 1)
+        return hidden.unsqueeze(0) if isinstance(self.recurrence, nn.RNNBase) else hidden
+
+    def forward(
+        self, inputs: Float[Tensor, "T B D"], state: State | None = None
+    ) -> Float[Tensor, "T B C"]:
+        """Answer at every step, from x rather than from h = tanh(x).
+
+        Args:
+            inputs: what the network is driven with.
+            state: the state h before the first step; `None` for `initial_state`.
+        """
+        first = self.initial_state(inputs.shape[1]) if state is None else state
+        previous = states_before(self.hidden_states(inputs, first), first)
+        (weights,) = self.vanilla_recurrence().layers
+        from_inputs, from_states = weights.currents(inputs, previous)
+        return self.readout(from_inputs + from_states)
+
+
+def states_before(states: Float[Tensor, "T B N"], first: State) -> Float[Tensor, "T B N"]:
+    """Return the states of a vanilla network before every step.
+
+    Args:
+        states: those after every step.
+        first: that before the first one.
+    """
+    return torch.cat([cast(Tensor, first).reshape(1, *states.shape[1:]), states[:-1]])
+
+
+def make_network(
+    architecture: Architecture,
+    *,
+    input_size: int,
+    output_size: int,
+    generator: torch.Generator,
+) -> SequenceNetwork:
+    """Return a network with fresh weights.
+
+    How its recurrent part is initialised, `flossing.experiments.initialisation` says. In the state
+    form readout weights are uniform within ±1/√N, as in `nn.Linear`. In the rate form they are
+    standard normal, the biases b uniform on [0, 0.1), and the initial x has relaxed for 100 steps
+    without input. The readout's biases start at zero.
+
+    Args:
+        architecture: what network.
+        input_size: number D of input channels.
+        output_size: number C of outputs.
+        generator: source of all weights; the global random state is neither read nor changed.
+
+    Raises:
+        InvalidOptionError: a size is no positive integer.
 
     Example:
-        >>> network = RateNetwork(1, 80, 1, generator=torch.Generator())
+        >>> lstm = Architecture(cell="lstm", size=32, initialisation="chrono")
+        >>> network = make_network(lstm, input_size=1, output_size=10, generator=torch.Generator())
         >>> network(torch.zeros(20, 16, 1)).shape
-        torch.Size([20, 16, 1])
+        torch.Size([20, 16, 10])
+        >>> [piece.shape for piece in network.initial_state(16)]
+        [torch.Size([1, 16, 32]), torch.Size([1, 16, 32])]
     """
-
-    def _initialise(self, generator: torch.Generator) -> None:
-        self.bias.uniform_(0, LARGEST_BIAS, generator=generator)
-        self.readout.weight.normal_(generator=generator)
-        self.initial_potential = nn.Parameter(self._relaxed(generator))
-
-    def initial_state(self, batch_size: int) -> Float[Tensor, "1 B N"]:
-        """tanh(x_0), the same for every sequence."""
-        return self.initial_potential.tanh().repeat(1, batch_size, 1)
-
-    def forward(
-        self, inputs: Float[Tensor, "T B D"], state: Float[Tensor, "1 B N"] | None = None
-    ) -> Float[Tensor, "T B C"]:
-        """Answer at every step, from x rather than from h = tanh(x)."""
-        first = self.initial_state(inputs.shape[1]) if state is None else state
-        states, _ = self.rnn(inputs, first)
-        previous = torch.cat([first, states[:-1]])
-        potentials = linear(previous, self.recurrent_weights) + linear(
-            inputs, self.input_weights, self.bias
-        )
-        return self.readout(potentials)
-
-    def _relaxed(self, generator: torch.Generator) -> Float[Tensor, " N"]:
-        potential = torch.randn(self.rnn.hidden_size, generator=generator)
-        for _ in range(RELAXATION_STEPS):
-            potential = linear(potential.tanh(), self.recurrent_weights, self.bias)
-        return potential
+    require_integer("input_size", input_size, at_least=1)
+    require_integer("output_size", output_size, at_least=1)
+    # On the meta device, for the modules' own initialisation draws from the global random state
+    # and would be overwritten anyway.
+    recurrence = _recurrence(architecture, input_size).to_empty(device="cpu")
+    readout = nn.Linear(architecture.size, output_size, device="meta").to_empty(device="cpu")
+    initialise(recurrence, architecture, generator)
+    with torch.no_grad():
+        readout.bias.zero_()
+        if architecture.form == "rate":
+            potential = _initialise_rates(recurrence, readout, generator)
+            network = RateNetwork(recurrence, readout, potential)
+        else:
+            bound = 1 / math.sqrt(architecture.size)
+            readout.weight.uniform_(-bound, bound, generator=generator)
+            network = SequenceNetwork(recurrence, readout)
+    if architecture.orthogonal:
+        parametrizations.orthogonal(recurrence, "weight_hh")
+    return network
 
 
-class SequenceClassifier(SequenceNetwork):
-    """h_t = tanh(W h_{t−1} + W_in x_t + b) from h_0 = 0, read out linearly from h_t.
+def _recurrence(architecture: Architecture, input_size: int) -> Recurrence:
+    size = architecture.size
+    with torch.device("meta"):
+        match architecture.cell:
+            case "tanh" | "relu":
+                # A layer would keep the weights from before their parametrisation.
+                kind = ElmanCell if architecture.orthogonal else nn.RNN
+                return kind(input_size, size, nonlinearity=architecture.cell)
+            case "leaky":
+                return LeakyCell(input_size, size, leak=architecture.leak)
+            case "modrelu":
+                return ModReluCell(input_size, size)
+            case "gru":
+                return nn.GRU(input_size, size)
+            case "lstm":
+                return nn.LSTM(input_size, size)
+            case "lem":
+                return LongExpressiveMemoryCell(input_size, size)
 
-    Biases start at zero; readout weights are uniform within ±1/√N, as in `nn.Linear`.
 
-    Example:
-        >>> network = SequenceClassifier(1, 128, 10, generator=torch.Generator())
-        >>> network(torch.zeros(20, 64, 1)).shape
-        torch.Size([20, 64, 10])
-    """
+def _initialise_rates(
+    recurrence: Recurrence, readout: nn.Linear, generator: torch.Generator
+) -> Float[Tensor, " N"]:
+    """Draw what the rate form has of its own, and return the initial potential."""
+    weights = dict(recurrence.named_parameters())
+    suffix = "_l0" if isinstance(recurrence, nn.RNNBase) else ""
+    bias = weights["bias_ih" + suffix].uniform_(0, LARGEST_BIAS, generator=generator)
+    readout.weight.normal_(generator=generator)
+    potential = torch.randn(len(bias), generator=generator)
+    for _ in range(RELAXATION_STEPS):
+        potential = linear(potential.tanh(), weights["weight_hh" + suffix], bias)
+    return potential
 
-    def _initialise(self, generator: torch.Generator) -> None:
-        bound = 1 / math.sqrt(self.rnn.hidden_size)
-        self.readout.weight.uniform_(-bound, bound, generator=generator)
 
-    def initial_state(self, batch_size: int) -> Float[Tensor, "1 B N"]:
-        """Zero."""
-        return torch.zeros(1, batch_size, self.rnn.hidden_size).to(self.recurrent_weights)
-
-    def forward(
-        self, inputs: Float[Tensor, "T B D"], state: Float[Tensor, "1 B N"] | None = None
-    ) -> Float[Tensor, "T B C"]:
-        """Answer at every step."""
-        first = self.initial_state(inputs.shape[1]) if state is None else state
-        states, _ = self.rnn(inputs, first)
-        return self.readout(states)
+def _compiled_states(
+    layer: StockLayer, inputs: Float[Tensor, "T B D"], state: State
+) -> Float[Tensor, "T B N"]:
+    recurrence = stock_recurrence(layer, None, inputs.dtype)
+    first = recurrence.pack(state, inputs.shape[1], inputs)
+    # No cuts in the graph: the gradient is that of the whole sequence.
+    states, _ = recurrence.linearised_run(inputs, first, 0, 0)
+    return states[1:, :, : layer.hidden_size]

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.experiments.configuration import Architecture
 from flossing.experiments.gradients import first_state_gradient_norm, gradient_norm_by_lag
-from flossing.experiments.networks import SequenceNetwork
+from flossing.experiments.networks import SequenceNetwork, make_network
 from flossing.floss import floss
 from flossing.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
@@ -53,9 +54,7 @@ class Configuration:
     Attributes:
         name: What the table and the figure call it.
         task: What is learned.
-        network: What learns it.
-        size: Number N of hidden units.
-        gain: Scale of the initial recurrent weights.
+        architecture: What learns it.
         flossing: What is done before training; `None` for nothing.
         flossed_k: Which exponents are reported beside the largest, in both arms.
         batch_size: Sequences in a training batch.
@@ -70,9 +69,7 @@ class Configuration:
 
     name: str
     task: Task
-    network: type[SequenceNetwork]
-    size: int
-    gain: float = 1.0
+    architecture: Architecture
     flossing: Flossing | None
     flossed_k: int
     batch_size: int
@@ -158,11 +155,10 @@ def stream_seed(seed: int, stream: str) -> int:
 def initial_network(configuration: Configuration, seed: int) -> SequenceNetwork:
     """The network before anything is done to it; the same whether or not it will be flossed."""
     task = configuration.task
-    return configuration.network(
-        task.input_size,
-        configuration.size,
-        task.output_size,
-        gain=configuration.gain,
+    return make_network(
+        configuration.architecture,
+        input_size=task.input_size,
+        output_size=task.output_size,
         generator=_generator(seed, "weights"),
     )
 
@@ -231,7 +227,7 @@ def _floss(
     batches = configuration.task.batches(1, seed=stream_seed(seed, "flossing inputs"))
     with clock.running():
         history = floss(
-            network.rnn,
+            network.system,
             (batch.inputs[: flossing.time_steps] for batch in batches),
             k=flossing.k,
             steps=flossing.steps,
@@ -252,7 +248,7 @@ def _spectrum(
     batch = configuration.task.sample(configuration.spectrum_batch_size, generator=generator)
     with torch.no_grad():
         return lyapunov_spectrum(
-            network.rnn,
+            network.system,
             batch.inputs,
             network.initial_state(configuration.spectrum_batch_size),
             generator=generator,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flossing.errors import UnreadableFileError
 from flossing.experiments.configuration import Architecture, Configuration, Flossing
 from flossing.experiments.files import read_run, write_run, write_whole
-from flossing.experiments.records import Epoch, Episode, Evaluation, Run
+from flossing.experiments.records import Episode, Epoch, Evaluation, Run
 from flossing.tasks import TemporalXor
 
 FLOATS = st.floats(width=64)

@@ -12,16 +12,14 @@ from flossing.experiments.outcomes import (
     first_success,
     seconds_to_success,
 )
-from flossing.experiments.records import Epoch, Episode, Evaluation, Run
+from flossing.experiments.records import Episode, Epoch, Evaluation, Run
 from flossing.tasks import AddingProblem, DelayedCopy
 
 BASE = Configuration(task=DelayedCopy(delay=4, steps=20), architecture=Architecture(size=4))
 
 
 def episode(epoch, steps):
-    return Episode(
-        epoch=epoch, loss=(1.0,) * steps, largest_exponent=0.0, smallest_exponent=-1.0
-    )
+    return Episode(epoch=epoch, loss=(1.0,) * steps, largest_exponent=0.0, smallest_exponent=-1.0)
 
 
 def a_run(accuracies, final, episodes=(), seed=0, seconds=(8.0, 40.0), every=10, **changes):

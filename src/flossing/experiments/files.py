@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 from flossing.documents import storable
 from flossing.errors import FlossingError, UnreadableFileError
 from flossing.experiments.configuration import FORMAT, configuration_from
-from flossing.experiments.records import Epoch, Episode, Evaluation, Run
+from flossing.experiments.records import Episode, Epoch, Evaluation, Run
 from flossing.reading import require_file
 
 Kind = TypeVar("Kind", Epoch, Episode, Evaluation)

@@ -20,9 +20,7 @@ def first_success(run: Run, *, accuracy: float = SUCCESS) -> Evaluation | None:
         accuracy: from 0 to 1.
     """
     reached = (
-        each
-        for each in run.evaluations
-        if each.accuracy is not None and each.accuracy >= accuracy
+        each for each in run.evaluations if each.accuracy is not None and each.accuracy >= accuracy
     )
     return next(reached, None)
 

@@ -121,7 +121,7 @@ EXPECTED = [
 def test_sweep_keeps_every_run_and_shows_a_table(swept, quick, capsys):
     assert len(list(swept.glob("*.jsonl"))) == 8
     assert len(quick) == 8
-    assert {each.flossing.k for each in quick if each.flossing} == {8 * 75 // 80 + 1}
+    assert {each.flossing.k for each in quick if each.flossing} == {8 * 15 // 16}
     grid = swept.parent / "grid.toml"
     shown = capsys.readouterr().out
     assert main(["sweep", str(grid), "--output", str(swept)]) == 0

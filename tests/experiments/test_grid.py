@@ -5,7 +5,7 @@ import pytest
 from flossing.errors import InvalidOptionError, UnreadableFileError
 from flossing.experiments.configuration import Architecture, Training
 from flossing.experiments.grid import grid, read_grid
-from flossing.experiments.schedules import SCHEDULES, published
+from flossing.experiments.schedules import SCHEDULES
 from flossing.tasks import DelayedCopy, TemporalXor
 
 pytestmark = pytest.mark.usefixtures("own_checks_only")
@@ -60,13 +60,12 @@ def test_a_whole_number_is_the_same_as_a_float():
 
 
 def test_the_published_schedule_is_that_of_the_released_run():
-    flossing = published(TemporalXor(delay=40), Architecture(size=80))
+    flossing = SCHEDULES["published"](80)
     assert (flossing.k, flossing.time_steps, flossing.sequences) == (75, 55, 1)
     assert (flossing.state_transient, flossing.frame_transient) == (10, 6)
-    assert flossing.schedule == {"before": 500, "every": 100, "steps": 500, "times": 2, "lr": 1e-3}
-    assert published(TemporalXor(delay=40), Architecture(size=32)).k == 30
-    assert published(TemporalXor(delay=4, steps=20), Architecture(size=8)).time_steps == 20
-    assert SCHEDULES["published"] is published
+    named = {name: flossing.schedule[name] for name in ("before", "every", "steps", "times", "lr")}
+    assert named == {"before": 500, "every": 100, "steps": 500, "times": 2, "lr": 1e-3}
+    assert SCHEDULES["published"](32).k == 30
 
 
 @pytest.mark.parametrize(

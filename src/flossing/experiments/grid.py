@@ -28,6 +28,7 @@ _SCHEDULE: dict[str, type] = {
     "steps": int,
     "times": int,
     "lr": float,
+    "training_lr": float,
     "target": float,
     "tolerance": float,
     "max_gradient_norm": float,
@@ -104,7 +105,7 @@ def flossing_named(
 
     Args:
         name: "none" or a name of `SCHEDULES`.
-        configuration: whose task and architecture the schedule suits.
+        configuration: whose size the schedule suits.
         settings: fields of `Flossing` and options of the schedule that replace its own.
 
     Raises:
@@ -117,7 +118,7 @@ def flossing_named(
             f"floss is {name!r}; expected one of {', '.join((NONE, *SCHEDULES))}"
         )
     own = {each.name for each in fields(Flossing)}
-    flossing = SCHEDULES[name](configuration.task, configuration.architecture)
+    flossing = SCHEDULES[name](configuration.architecture.size)
     changed = {key: value for key, value in settings.items() if key not in own}
     return replace(
         flossing,

@@ -67,7 +67,7 @@ def flossing_in_words(configuration: Configuration) -> str:
         >>> flossed = Configuration(
         ...     task=DelayedCopy(),
         ...     architecture=Architecture(),
-        ...     flossing=SCHEDULES["published"](DelayedCopy(), Architecture()),
+        ...     flossing=SCHEDULES["published"](80),
         ... )
         >>> flossing_in_words(replace(flossed, flossing=replace(flossed.flossing, k=16)))
         'published, k=16'
@@ -77,7 +77,7 @@ def flossing_in_words(configuration: Configuration) -> str:
     own = _flossing_settings(configuration.flossing)
     candidates: list[list[str]] = []
     for name, make in SCHEDULES.items():
-        schedule = _flossing_settings(make(configuration.task, configuration.architecture))
+        schedule = _flossing_settings(make(configuration.architecture.size))
         different = [
             f"{key}={own.get(key, 'default')}"
             for key in schedule | own

@@ -63,7 +63,7 @@ def rich_table(table: "Table", *, title: str | None = None) -> "RichTable":
     """Return a report's table for a terminal.
 
     Args:
-        table: of a report; columns of numbers are to the right.
+        table: of a report; columns of words are to the left, others to the right.
         title: above it.
     """
     from rich.box import SIMPLE_HEAD
@@ -80,10 +80,15 @@ def rich_table(table: "Table", *, title: str | None = None) -> "RichTable":
         pad_edge=False,
     )
     for index, column in enumerate(table.columns):
-        drawn.add_column(column, justify="right" if index else "left")
+        words = all(_is_word(row[index]) for row in table.rows)
+        drawn.add_column(column, justify="left" if words else "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*map(shown, row))
     return drawn
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and value[:1].isalpha()
 
 
 @dataclass

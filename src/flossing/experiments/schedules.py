@@ -1,0 +1,76 @@
+"""The schedules of flossing that experiments compare, by name."""
+
+import inspect
+from collections.abc import Callable
+
+from flossing.experiments.configuration import Flossing
+from flossing.flosser import Flosser
+
+TIME_STEPS = 55
+"""Length of the sequences of flossing; the first 10 + 6 steps are not counted."""
+
+PUBLISHED = {
+    "before": 500,
+    "every": 100,
+    "steps": 500,
+    "times": 2,
+    "lr": 1e-3,
+    "training_lr": 1e-3,
+    "tolerance": None,
+}
+
+DEFAULT = {
+    name: parameter.default
+    for name, parameter in inspect.signature(Flosser).parameters.items()
+    if name in PUBLISHED
+}
+"""Written out, so that a configuration says what was done whatever the defaults become."""
+
+
+def published(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS) -> Flossing:
+    """The schedule of the released code of Engelken (NeurIPS 2023), which flosses 75 of 80.
+
+    Args:
+        size: number N of hidden units.
+        k: how many exponents; `None` for 15/16 of them.
+        time_steps: length of the sequences.
+
+    Example:
+        >>> published(80).k
+        75
+    """
+    return Flossing(k=k or max(1, size * 15 // 16), time_steps=time_steps, schedule=PUBLISHED)
+
+
+def before_only(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS) -> Flossing:
+    """The published schedule without its episodes during training; see `published`.
+
+    Example:
+        >>> before_only(80).schedule["times"]
+        0
+    """
+    return Flossing(
+        k=k or max(1, size * 15 // 16), time_steps=time_steps, schedule=PUBLISHED | {"times": 0}
+    )
+
+
+def default(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS) -> Flossing:
+    """The schedule that `flossing.Flosser` has by default, over nine tenths of the exponents.
+
+    Args:
+        size: number N of hidden units.
+        k: how many exponents; `None` for 9/10 of them.
+        time_steps: length of the sequences.
+
+    Example:
+        >>> default(80).k
+        72
+    """
+    return Flossing(k=k or max(1, size * 9 // 10), time_steps=time_steps, schedule=DEFAULT)
+
+
+SCHEDULES: dict[str, Callable[..., Flossing]] = {
+    "published": published,
+    "before": before_only,
+    "default": default,
+}

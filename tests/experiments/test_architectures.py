@@ -15,6 +15,7 @@ import flossing
 from flossing.errors import InvalidOptionError
 from flossing.experiments.cells import LeakyCell, LongExpressiveMemoryCell, ModReluCell
 from flossing.experiments.configuration import Architecture
+from flossing.experiments.networks import compiled_states
 from flossing.tree import flatten
 
 T, B = 9, 3
@@ -64,14 +65,15 @@ def test_there_is_every_kind():
     batch=st.integers(1, 6),
     seed=st.integers(0, 99),
 )
-def test_compiled_forward_is_the_modules_own(cell, size, input_size, steps, batch, seed):
+def test_compiled_loops_are_the_modules_own_steps(cell, size, input_size, steps, batch, seed):
     network = made(Architecture(cell=cell, size=size), seed, input_size).double()
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(steps, batch, input_size, generator=generator, dtype=torch.float64)
     state = random_state(network, batch, generator)
-    weights = torch.randn(steps, batch, 3, generator=generator, dtype=torch.float64)
-    leaves = [*flatten(state)[0], *(p for p in network.parameters() if p.requires_grad)]
-    compiled, own = network(inputs, state), network.readout(stepwise(network, inputs, state))
+    weights = torch.randn(steps, batch, size, generator=generator, dtype=torch.float64)
+    leaves = [*flatten(state)[0], *(p for p in network.system.parameters() if p.requires_grad)]
+    compiled = compiled_states(network.recurrence, inputs, state)
+    own = stepwise(network, inputs, state)
     assert_close(compiled, own, rtol=1e-13, atol=1e-13 * (1 + own.abs().max().item()))
     pairs = [torch.autograd.grad((weights * each).sum(), leaves) for each in (compiled, own)]
     for found, expected in zip(*pairs, strict=True):

@@ -108,9 +108,7 @@ def test_descending_the_penalty_keeps_gradients_from_vanishing():
     optimizer = torch.optim.Adam([network.recurrence.weight_hh_l0], lr=1e-2)
     penalties = []
     for _ in range(60):
-        penalty = norm_penalty(
-            network, batch.inputs.double(), lambda z: task_loss(task, z, batch)
-        )
+        penalty = norm_penalty(network, batch.inputs.double(), lambda z: task_loss(task, z, batch))
         optimizer.zero_grad()
         penalty.backward()
         optimizer.step()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flossing.checks import require_integer
+from flossing.checks import require_integer, require_positive
 from flossing.errors import InvalidOptionError
 from flossing.floss import (
     Batches,
@@ -21,23 +21,37 @@ from flossing.recurrence import System
 
 
 class Flosser:
-    """Flosses a system before its training and at chosen epochs of it.
+    """Flosses a system before its training and, ever more gently, during it.
+
+    Before training, exponents are driven to the target with large steps that shrink from `lr` to
+    `training_lr`. During training an episode is due every `every` epochs; it acts as long as the
+    exponents have drifted, that is, while the loss is not below the tolerance. An episode that
+    finds nothing to do doubles the time to the next one, and one that does sets it back to
+    `every`. After `times` episodes that acted, training goes on alone: each step of flossing costs
+    a little of what has been learned, so it pays while gradients are still to be carried over long
+    times, and no longer.
 
     One optimizer serves all episodes: Adam with empty moments moves every weight by the full
     step size, however small the gradient, and so undoes what training has learned.
 
+    The published schedule (Engelken, NeurIPS 2023) is `before=500, every=100, steps=500, times=2,
+    lr=1e-3, training_lr=1e-3, tolerance=None`. The evidence for the default is in
+    `docs/horizon.md`. An epoch is whatever is counted: in the paper, and for the default, it is
+    one gradient step of training.
+
     Args:
         system: see `lyapunov_spectrum`.
         k: how many exponents, from the largest; `None` for all.
-        before: gradient steps before training; 0 for none.
-        every: epochs between episodes during training; 0 for none.
-        steps: gradient steps of each episode during training.
+        before: at most so many gradient steps before training; 0 for none.
+        every: least number of epochs between episodes during training; 0 for none.
+        steps: at most so many gradient steps in an episode during training.
         times: how many episodes during training; `None` for no limit.
         target: see `flossing_loss`.
-        optimizer: see `floss`.
-        lr: step size of Adam.
+        optimizer: see `floss`; it keeps its own step size.
+        lr: step size of Adam at the start.
+        training_lr: step size of Adam during training, reached geometrically before it.
         parameters: see `floss`.
-        tolerance: an episode ends as soon as the loss is below it.
+        tolerance: an episode ends as soon as the loss is below it; `None` for never.
         max_gradient_norm: clip gradients to this norm.
         state: see `floss`.
         generator: for the first frames; `None` for a fixed seed. With the same generator and
@@ -63,15 +77,16 @@ class Flosser:
         system: System,
         *,
         k: int | None,
-        before: int = 500,
-        every: int = 100,
-        steps: int = 500,
-        times: int | None = 2,
+        before: int = 300,
+        every: int = 2,
+        steps: int = 1,
+        times: int | None = 500,
         target: float | Sequence[float] | Tensor = 0.0,
         optimizer: torch.optim.Optimizer | OptimizerFactory | None = None,
-        lr: float = 1e-3,
+        lr: float = 1e-2,
+        training_lr: float = 1e-3,
         parameters: Iterable[Tensor] | None = None,
-        tolerance: float | None = None,
+        tolerance: float | None = 1e-4,
         max_gradient_norm: float | None = None,
         state: Any = None,
         generator: torch.Generator | None = None,
@@ -81,6 +96,8 @@ class Flosser:
             system, optimizer, parameters, target, max_gradient_norm, state, k, spectrum_options
         )
         self._optimizer = make_optimizer(optimizer, self._objective.parameters, lr)
+        require_positive("training_lr", training_lr)
+        self._step_sizes = None if optimizer is not None else (lr, training_lr)
         self._before = require_integer("before", before, at_least=0)
         self._every = require_integer("every", every, at_least=0)
         self._steps = require_integer("steps", steps, at_least=1)
@@ -90,6 +107,8 @@ class Flosser:
         self._flossed_before = False
         self._episodes = 0
         self._last_epoch = 0
+        self._pause = self._every
+        self._next_epoch = self._every
 
     def before_training(
         self, batches: Batches, *, callback: Callable[[int, float], None] | None = None
@@ -102,7 +121,14 @@ class Flosser:
         """
         if self._flossed_before or not self._before:
             return None
-        history = self._run(batches, self._before, callback)
+
+        def after_step(step: int, loss: float) -> None:
+            self._shrink_step_size(step / self._before)
+            if callback is not None:
+                callback(step, loss)
+
+        history = self._run(batches, self._before, after_step)
+        self._shrink_step_size(1.0)
         self._flossed_before = True
         return history
 
@@ -115,7 +141,8 @@ class Flosser:
     ) -> FlossHistory | None:
         """Floss if that is due at this epoch; a no-op otherwise.
 
-        Due are the epochs divisible by `every`, each once, up to `times` of them.
+        Due is the first epoch divisible by `every` that comes late enough after the last episode,
+        up to `times` episodes that acted. Exponents within the tolerance are measured only.
 
         Args:
             epoch: number of the training epoch, rising from call to call.
@@ -125,9 +152,13 @@ class Flosser:
         require_integer("epoch", epoch, at_least=0)
         if not self._due(epoch):
             return None
+        self._shrink_step_size(1.0)
         history = self._run(batches, self._steps, callback)
-        self._episodes += 1
+        idle = history.converged and len(history.loss) == 1
+        self._episodes += not idle
+        self._pause = 2 * self._pause if idle else self._every
         self._last_epoch = epoch
+        self._next_epoch = epoch + self._pause
         return history
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,6 +169,8 @@ class Flosser:
             "flossed_before": self._flossed_before,
             "episodes": self._episodes,
             "last_epoch": self._last_epoch,
+            "pause": self._pause,
+            "next_epoch": self._next_epoch,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -157,11 +190,23 @@ class Flosser:
         self._flossed_before = state["flossed_before"]
         self._episodes = state["episodes"]
         self._last_epoch = state["last_epoch"]
+        self._pause = state["pause"]
+        self._next_epoch = state["next_epoch"]
 
     def _due(self, epoch: int) -> bool:
         if not self._every or epoch % self._every or epoch <= self._last_epoch:
             return False
+        if epoch < self._next_epoch:
+            return False
         return self._times is None or self._episodes < self._times
+
+    def _shrink_step_size(self, progress: float) -> None:
+        """Set Adam's step size to where it is after a part, from 0 to 1, of the first phase."""
+        if self._step_sizes is None:
+            return
+        first, last = self._step_sizes
+        for group in self._optimizer.param_groups:
+            group["lr"] = first * (last / first) ** progress
 
     def _run(
         self, batches: Batches, steps: int, callback: Callable[[int, float], None] | None

@@ -1,7 +1,7 @@
 """Several networks of one architecture, their parameters stacked, trained as one model."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -66,7 +66,7 @@ class Ensemble:
         if not self.networks[0].runs_compiled:
             # A step must not differ from network to network by the randomness it draws.
             together = torch.vmap(self._answer, randomness="different")
-            return cast(Tensor, together(tensors, inputs))
+            return together(tensors, inputs)
         each = {name: tensor.unbind() for name, tensor in tensors.items()}
         return torch.stack(
             [

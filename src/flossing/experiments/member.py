@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -227,11 +228,17 @@ def _flosser(
     return Flosser(
         network.system,
         k=flossing.k,
+        state=partial(_first_state, network),
         state_transient=flossing.state_transient,
         frame_transient=flossing.frame_transient,
         generator=generator,
         **flossing.schedule,
     )
+
+
+def _first_state(network: SequenceNetwork, inputs: Tensor) -> Any:
+    with torch.no_grad():
+        return network.initial_state(inputs.shape[1])
 
 
 def _held_out(task: Task, batch_size: int, generator: torch.Generator) -> Batch:

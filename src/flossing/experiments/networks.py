@@ -29,6 +29,9 @@ from flossing.stock import StockLayer, StockRecurrence, stock_recurrence
 RELAXATION_STEPS = 100
 LARGEST_BIAS = 0.1
 
+FASTER_COMPILED = (nn.RNN, nn.GRU)
+"""Layers that train faster through compiled loops; PyTorch's own LSTM is fused on the CPU too."""
+
 Recurrence: TypeAlias = StockLayer | ElmanCell | Cell
 
 
@@ -56,8 +59,8 @@ class SequenceNetwork(nn.Module):
     def runs_compiled(self) -> bool:
         """Whether `forward` takes all steps in one operation, which `torch.vmap` cannot map over.
 
-        That is so for PyTorch's layers: on the CPU through compiled loops, elsewhere through the
-        module's own forward. Any other network is mapped by
+        That is so for PyTorch's layers, through compiled loops where these are faster and the
+        module's own forward elsewhere. Any other network is mapped by
         `torch.vmap(torch.func.functional_call(...))` over stacked parameters and buffers.
         """
         return isinstance(self.recurrence, StockLayer)
@@ -85,8 +88,9 @@ class SequenceNetwork(nn.Module):
         recurrence = self.recurrence
         if isinstance(recurrence, ElmanCell | Cell):
             return recurrence.run(inputs, state)
-        if inputs.device.type == "cpu" and inputs.dtype in (torch.float32, torch.float64):
-            return _compiled_states(recurrence, inputs, state)
+        compiled = inputs.device.type == "cpu" and inputs.dtype in (torch.float32, torch.float64)
+        if compiled and isinstance(recurrence, FASTER_COMPILED):
+            return compiled_states(recurrence, inputs, state)
         return recurrence(inputs, state)[0]
 
     def forward(
@@ -258,9 +262,19 @@ def _initialise_rates(
     return potential
 
 
-def _compiled_states(
+def compiled_states(
     layer: StockLayer, inputs: Float[Tensor, "T B D"], state: State
 ) -> Float[Tensor, "T B N"]:
+    """Return h_t after every step of a layer on the CPU, through compiled loops.
+
+    Args:
+        layer: an `nn.RNN`, `nn.GRU` or `nn.LSTM` of one layer, time first.
+        inputs: what it is driven with.
+        state: before the first step.
+
+    Raises:
+        InvalidStateError: the state does not fit the layer.
+    """
     recurrence = stock_recurrence(layer, None, inputs.dtype)
     first = recurrence.pack(state, inputs.shape[1], inputs)
     # No cuts in the graph: the gradient is that of the whole sequence.

@@ -1,315 +1,245 @@
-"""One training run: a pure function of its configuration and a seed, wall-clock apart."""
+"""Training runs: pure functions of their configurations, wall-clock apart.
+
+Runs that differ in the seed only, or in a delay that changes no shape, are trained as one.
+"""
 
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from flossing.experiments.configuration import Architecture
-from flossing.experiments.gradients import first_state_gradient_norm, gradient_norm_by_lag
-from flossing.experiments.networks import SequenceNetwork, make_network
-from flossing.floss import floss
-from flossing.result import LyapunovSpectrum
-from flossing.spectrum import lyapunov_spectrum
-from flossing.tasks import Batch, Digits, Task, accuracy, task_loss
+from flossing.errors import InvalidOptionError
+from flossing.experiments.checkpoint import read_checkpoint, write_checkpoint
+from flossing.experiments.configuration import Configuration
+from flossing.experiments.ensemble import Ensemble, clip, keep
+from flossing.experiments.member import Member
+from flossing.experiments.records import Run
+from flossing.experiments.regularisers import norm_penalty
+from flossing.tasks import Batch, task_loss
+from flossing.typed import numbers
 
 Phase: TypeAlias = Literal["flossing", "training"]
 Report: TypeAlias = Callable[[Phase, int, int], None]
-"""Called with the phase, the steps of it that are done, and how many there are."""
-
-STREAMS = ("weights", "flossing inputs", "flossing frames", "training", "spectrum", "evaluation")
+"""Called with the phase, the steps of it that are done, and how many there are at most."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Flossing:
-    """How a network is flossed before its training; one fresh sequence a step.
-
-    Attributes:
-        k: How many exponents, from the largest, are pushed to zero.
-        steps: Number of gradient steps.
-        time_steps: Length of the sequences.
-        state_transient: So many first time steps move the state only.
-        frame_transient: So many further ones align the frame.
-        learning_rate: Step size of Adam.
-    """
-
-    k: int
-    steps: int
-    time_steps: int
-    state_transient: int = 10
-    frame_transient: int = 6
-    learning_rate: float = 1e-3
+def run(
+    configuration: Configuration, *, checkpoint: Path | None = None, report: Report | None = None
+) -> Run:
+    """Floss, if that is configured, train, and measure before and after: see `run_together`."""
+    return run_together([configuration], checkpoint=checkpoint, report=report)[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Configuration:
-    """Everything that a run depends on, but for the seed.
+def run_together(
+    configurations: Sequence[Configuration],
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 100,
+    report: Report | None = None,
+) -> list[Run]:
+    """Run several configurations as one batched model.
 
-    Attributes:
-        name: What the table and the figure call it.
-        task: What is learned.
-        architecture: What learns it.
-        flossing: What is done before training; `None` for nothing.
-        flossed_k: Which exponents are reported beside the largest, in both arms.
-        batch_size: Sequences in a training batch.
-        training_steps: Number of gradient steps; each on a fresh batch, called epoch in the paper.
-        learning_rate: Step size of Adam.
-        max_gradient_norm: Gradients are clipped to this norm.
-        evaluate_every: Training steps between two points of the learning curve.
-        evaluation_batch_size: Fresh sequences at each point of it; digits take their test part.
-        final_batch_size: Fresh sequences for the accuracy after training; digits as above.
-        spectrum_batch_size: Trajectories over which the exponents before training are averaged.
-    """
-
-    name: str
-    task: Task
-    architecture: Architecture
-    flossing: Flossing | None
-    flossed_k: int
-    batch_size: int
-    training_steps: int
-    learning_rate: float = 1e-3
-    max_gradient_norm: float
-    evaluate_every: int
-    evaluation_batch_size: int = 64
-    final_batch_size: int = 512
-    spectrum_batch_size: int = 4
-
-    @property
-    def arm(self) -> str:
-        """Which of the two runs that are compared this is."""
-        return "without flossing" if self.flossing is None else "flossed before training"
-
-    @property
-    def label(self) -> str:
-        """What progress bars and messages call it."""
-        return f"{self.name}, {self.arm}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationPoint:
-    """One point of a learning curve, on data that is not trained on.
-
-    Attributes:
-        step: Training steps done.
-        accuracy: From 0 to 1.
-        loss: The task's loss.
-        gradient_norm: ‖∂L/∂h_0‖; see `first_state_gradient_norm`.
-    """
-
-    step: int
-    accuracy: float
-    loss: float
-    gradient_norm: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What happened in a run. Two records are equal if all but the wall-clock times are.
-
-    Attributes:
-        configuration: What was run.
-        seed: With what seed.
-        flossing_loss: Mean squared exponent before each flossing step; empty without flossing.
-        exponents: Lyapunov exponents before training, averaged over trajectories.
-        gradient_norm: ‖∂L/∂h_0‖ before training.
-        gradient_norm_by_lag: ‖∂L/∂h_{T−s}‖ before training, for s = 1 … T, with the loss at the
-            last step alone.
-        learning_curve: From step 0 to the last.
-        final_accuracy: After training, from 0 to 1.
-        flossing_seconds: Wall-clock of flossing.
-        training_seconds: Wall-clock of the training steps, without evaluations.
-        spectrum: What `exponents` comes from.
-    """
-
-    configuration: Configuration
-    seed: int
-    flossing_loss: tuple[float, ...]
-    exponents: tuple[float, ...]
-    gradient_norm: float
-    gradient_norm_by_lag: tuple[float, ...]
-    learning_curve: tuple[EvaluationPoint, ...]
-    final_accuracy: float
-    flossing_seconds: float = field(compare=False)
-    training_seconds: float = field(compare=False)
-    spectrum: LyapunovSpectrum = field(compare=False, repr=False)
-
-
-def stream_seed(seed: int, stream: str) -> int:
-    """A seed of its own for each purpose, so that both arms share weights and batches.
-
-    Example:
-        >>> stream_seed(0, "weights") != stream_seed(0, "training")
-        True
-    """
-    sequence = np.random.SeedSequence([seed, STREAMS.index(stream)])
-    return int(sequence.generate_state(1, np.uint64)[0])
-
-
-def initial_network(configuration: Configuration, seed: int) -> SequenceNetwork:
-    """The network before anything is done to it; the same whether or not it will be flossed."""
-    task = configuration.task
-    return make_network(
-        configuration.architecture,
-        input_size=task.input_size,
-        output_size=task.output_size,
-        generator=_generator(seed, "weights"),
-    )
-
-
-def run(configuration: Configuration, seed: int, report: Report | None = None) -> Record:
-    """Floss, if that is configured, train, and measure before and after.
+    Each gives the records that it would give alone, to rounding. The global random state is
+    neither read nor changed.
 
     Args:
-        configuration: What to run.
-        seed: What all randomness follows from; at least 0. The global random state is left alone.
-        report: Called after every step.
+        configurations: what to run; any two of them `may_run_together`.
+        checkpoint: a file that says now and then where the runs stand. If it is there and whole,
+            and of these very configurations, they go on from it, to the same result; at the end
+            it is removed.
+        checkpoint_every: epochs between two checkpoints.
+        report: called after every step.
+
+    Returns:
+        Their records, in the same order.
+
+    Raises:
+        InvalidOptionError: there are none, or they cannot run together.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from flossing.experiments.configuration import Architecture, Training
+        >>> from flossing.tasks import DelayedCopy
+        >>> configuration = Configuration(
+        ...     task=DelayedCopy(delay=2, steps=10),
+        ...     architecture=Architecture(size=8),
+        ...     training=Training(epochs=5),
+        ... )
+        >>> runs = run_together([configuration, replace(configuration, seed=1)])
+        >>> [len(each.epochs) for each in runs]
+        [5, 5]
     """
-    tell: Report = report or _no_report
-    task = configuration.task
-    network = initial_network(configuration, seed)
-    evaluation = _generator(seed, "evaluation")
-    probe = task.sample(configuration.batch_size, generator=evaluation)
-
-    flossing_clock, training_clock = _Stopwatch(), _Stopwatch()
-    flossing_loss = _floss(network, configuration, seed, flossing_clock, tell)
-    spectrum = _spectrum(network, configuration, seed)
-    lags = gradient_norm_by_lag(network, task.kind, probe)
-
-    curve = [_evaluate(network, configuration, 0, probe, evaluation)]
-    for step in _training(network, configuration, seed, training_clock):
-        tell("training", step, configuration.training_steps)
-        if step % configuration.evaluate_every == 0 or step == configuration.training_steps:
-            curve.append(_evaluate(network, configuration, step, probe, evaluation))
-    final = _held_out(task, configuration.final_batch_size, evaluation)
-    return Record(
-        configuration=configuration,
-        seed=seed,
-        flossing_loss=flossing_loss,
-        exponents=_numbers(spectrum.exponents.mean(dim=0)),
-        gradient_norm=curve[0].gradient_norm,
-        gradient_norm_by_lag=_numbers(lags),
-        learning_curve=tuple(curve),
-        final_accuracy=accuracy(task, _answers(network, final), final),
-        flossing_seconds=flossing_clock.seconds,
-        training_seconds=training_clock.seconds,
-        spectrum=spectrum,
-    )
+    _require_fit(configurations)
+    trainer = _Trainer(configurations, report or _no_report)
+    if not (checkpoint and trainer.resume(checkpoint)):
+        trainer.begin()
+    while trainer.step():
+        if checkpoint and trainer.epoch % checkpoint_every == 0:
+            trainer.save(checkpoint)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    return [member.result(len(configurations)) for member in trainer.members]
 
 
-class _Stopwatch:
-    def __init__(self) -> None:
-        self.seconds = 0.0
+def may_run_together(first: Configuration, second: Configuration) -> bool:
+    """Whether they differ in nothing but the seed and a delay that changes no shape.
 
-    @contextmanager
-    def running(self) -> Generator[None]:
+    Example:
+        >>> from flossing.experiments.configuration import Architecture
+        >>> from flossing.tasks import DelayedCopy
+        >>> near, far = (
+        ...     Configuration(task=DelayedCopy(delay=delay), architecture=Architecture())
+        ...     for delay in (20, 40)
+        ... )
+        >>> may_run_together(near, far)
+        True
+    """
+    return _common(first) == _common(second)
+
+
+class _Trainer:
+    def __init__(self, configurations: Sequence[Configuration], report: Report) -> None:
+        self.members = [Member(configuration) for configuration in configurations]
+        self.epoch = 0
+        self._training = configurations[0].training
+        self._every = configurations[0].evaluate_every
+        self._report = report
+        self._gather(range(len(self.members)))
+
+    def begin(self) -> None:
+        for index, member in enumerate(self.members):
+            member.floss_before_training(self._flossing_report(index))
+
+    def step(self) -> bool:
+        """Train and floss for an epoch; whether there was one left."""
+        if self.epoch == self._training.epochs or not self._active:
+            return False
+        self.epoch += 1
         start = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - start
+        losses, norms = self._train([member.batch() for member in self._active_members])
+        seconds = (time.perf_counter() - start) / len(self._active)
+        for index, member in enumerate(self._active_members):
+            member.training_seconds += seconds
+            member.add_epoch(self.epoch, losses[index], norms[index])
+            member.floss(self.epoch)
+            if self.epoch % self._every == 0 or self.epoch == self._training.epochs:
+                member.evaluate(self.epoch)
+        self._drop_finished()
+        self._report("training", self.epoch, self._training.epochs)
+        return True
 
-
-def _floss(
-    network: SequenceNetwork,
-    configuration: Configuration,
-    seed: int,
-    clock: _Stopwatch,
-    report: Report,
-) -> tuple[float, ...]:
-    flossing = configuration.flossing
-    if flossing is None:
-        return ()
-    batches = configuration.task.batches(1, seed=stream_seed(seed, "flossing inputs"))
-    with clock.running():
-        history = floss(
-            network.system,
-            (batch.inputs[: flossing.time_steps] for batch in batches),
-            k=flossing.k,
-            steps=flossing.steps,
-            lr=flossing.learning_rate,
-            state_transient=flossing.state_transient,
-            frame_transient=flossing.frame_transient,
-            generator=_generator(seed, "flossing frames"),
-            callback=lambda step, _loss: report("flossing", step, flossing.steps),
-        )
-    return _numbers(history.loss)
-
-
-def _spectrum(
-    network: SequenceNetwork, configuration: Configuration, seed: int
-) -> LyapunovSpectrum:
-    """All exponents over the length of the task's own sequences, from the initial state."""
-    generator = _generator(seed, "spectrum")
-    batch = configuration.task.sample(configuration.spectrum_batch_size, generator=generator)
-    with torch.no_grad():
-        return lyapunov_spectrum(
-            network.system,
-            batch.inputs,
-            network.initial_state(configuration.spectrum_batch_size),
-            generator=generator,
+    def save(self, path: Path) -> None:
+        write_checkpoint(
+            path,
+            {
+                "digests": self._digests,
+                "epoch": self.epoch,
+                "active": self._active,
+                "members": [member.state() for member in self.members],
+                "optimizer": self._optimizer.state_dict(),
+            },
         )
 
+    def resume(self, path: Path) -> bool:
+        """Go on from a checkpoint of these configurations, if there is one."""
+        state = read_checkpoint(path)
+        if state is None or state.get("digests") != self._digests:
+            return False
+        for member, own in zip(self.members, state["members"], strict=True):
+            member.load(own)
+        self.epoch = state["epoch"]
+        self._gather(state["active"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        return True
 
-def _training(
-    network: SequenceNetwork, configuration: Configuration, seed: int, clock: _Stopwatch
-) -> Iterator[int]:
-    """Train, and give the number of steps done after each."""
+    @property
+    def _digests(self) -> list[str]:
+        return [member.configuration.digest for member in self.members]
+
+    @property
+    def _active_members(self) -> list[Member]:
+        return [self.members[index] for index in self._active]
+
+    def _gather(self, active: Sequence[int]) -> None:
+        """Put the networks that are still trained into one."""
+        self._active = list(active)
+        if not self._active:
+            return
+        self._ensemble = Ensemble([member.network for member in self._active_members])
+        self._optimizer = torch.optim.Adam(
+            self._ensemble.parameters.values(), lr=self._training.learning_rate
+        )
+
+    def _drop_finished(self) -> None:
+        kept = [place for place, member in enumerate(self._active_members) if not member.finished]
+        if len(kept) == len(self._active):
+            return
+        self._active = [self._active[place] for place in kept]
+        if kept:
+            self._ensemble = keep(self._ensemble, self._optimizer, kept)
+
+    def _train(self, batches: list[Batch]) -> tuple[list[float], list[float]]:
+        parameters = self._ensemble.parameters
+        answers = self._ensemble.answers(torch.stack([batch.inputs for batch in batches]))
+        losses = [
+            task_loss(member.configuration.task, own, batch)
+            for member, own, batch in zip(self._active_members, answers, batches, strict=True)
+        ]
+        gradients = torch.autograd.grad(torch.stack(losses).sum(), list(parameters.values()))
+        if self._training.norm_penalty:
+            self._add_penalties(dict(zip(parameters, gradients, strict=True)), batches)
+        norms = clip(gradients, self._training.max_gradient_norm)
+        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+        return numbers(torch.stack(losses)), numbers(norms)
+
+    def _add_penalties(self, gradients: dict[str, Tensor], batches: list[Batch]) -> None:
+        for index, (member, batch) in enumerate(zip(self._active_members, batches, strict=True)):
+            own = dict(member.network.named_parameters())
+            loss = partial(task_loss, member.configuration.task.kind, batch=batch)
+            penalty = norm_penalty(member.network, batch.inputs, loss)
+            weighted = self._training.norm_penalty * penalty
+            added = torch.autograd.grad(
+                weighted,
+                [own[name] for name in gradients],
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for gradient, own_part in zip(gradients.values(), added, strict=True):
+                gradient[index] += own_part
+
+    def _flossing_report(self, index: int) -> Callable[[int, float], None]:
+        flossing = self.members[index].configuration.flossing
+        steps = 0 if flossing is None else int(flossing.schedule.get("before", 0))
+        total = steps * len(self.members)
+        return lambda step, _: self._report("flossing", index * steps + step, total)
+
+
+def _require_fit(configurations: Sequence[Configuration]) -> None:
+    if not configurations:
+        raise InvalidOptionError("there is nothing to run: pass at least one configuration")
+    strangers = [
+        each for each in configurations[1:] if not may_run_together(configurations[0], each)
+    ]
+    if strangers:
+        raise InvalidOptionError(
+            f"{strangers[0]} cannot run together with {configurations[0]}: they differ in more "
+            "than the seed and a delay that changes no shape; run them one by one"
+        )
+
+
+def _common(configuration: Configuration) -> dict[str, Any]:
+    """What configurations that run together have in common."""
+    document = configuration.document()
     task = configuration.task
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=configuration.learning_rate)
-    batches = task.batches(configuration.batch_size, seed=stream_seed(seed, "training"))
-    for step in range(1, configuration.training_steps + 1):
-        with clock.running():
-            batch = next(batches)
-            loss = task_loss(task, network(batch.inputs), batch)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(parameters, configuration.max_gradient_norm)
-            optimizer.step()  # pyright: ignore[reportUnknownMemberType]
-        yield step
-
-
-def _evaluate(
-    network: SequenceNetwork,
-    configuration: Configuration,
-    step: int,
-    probe: Batch,
-    generator: torch.Generator,
-) -> EvaluationPoint:
-    task = configuration.task
-    batch = _held_out(task, configuration.evaluation_batch_size, generator)
-    answers = _answers(network, batch)
-    return EvaluationPoint(
-        step=step,
-        accuracy=accuracy(task, answers, batch),
-        loss=float(task_loss(task, answers, batch)),
-        gradient_norm=first_state_gradient_norm(network, task.kind, probe),
-    )
-
-
-def _held_out(task: Task, batch_size: int, generator: torch.Generator) -> Batch:
-    """Data that is not trained on: fresh sequences, or the test part where there is one."""
-    if isinstance(task, Digits):
-        return task.test(generator=generator)
-    return task.sample(batch_size, generator=generator)
-
-
-def _answers(network: SequenceNetwork, batch: Batch) -> Float[Tensor, "T B C"]:
-    with torch.no_grad():
-        return network(batch.inputs)
-
-
-def _generator(seed: int, stream: str) -> torch.Generator:
-    return torch.Generator().manual_seed(stream_seed(seed, stream))
-
-
-def _numbers(values: Tensor) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+    settings = {key: value for key, value in document["task"].items() if key != "delay"}
+    shapes = {"steps": task.steps, "inputs": task.input_size, "outputs": task.output_size}
+    return document | {"seed": None, "task": settings | {"shapes": shapes}}
 
 
 def _no_report(phase: Phase, done: int, total: int) -> None:

@@ -68,8 +68,8 @@ def quick(monkeypatch):
     """Made-up runs in this process, and a list of those that were asked for."""
     asked = []
 
-    def run_together(configurations, *, checkpoint, on_progress):
-        on_progress("training", 1, 1)
+    def run_together(configurations, *, checkpoint, report):
+        report("training", 1, 1)
         asked.extend(configurations)
         return [made_up(configuration) for configuration in configurations]
 
@@ -82,7 +82,8 @@ def quick(monkeypatch):
         "may_run_together": lambda a, b: replace(a, seed=0) == replace(b, seed=0),
     }
     monkeypatch.setattr("flossing.experiments.sweep.opened", opened)
-    monkeypatch.setattr("flossing.experiments.sweep._default", functions.__getitem__)
+    for name, function in functions.items():
+        monkeypatch.setattr(f"flossing.experiments.training.{name}", function)
     monkeypatch.setenv("COLUMNS", "140")
     return asked
 
@@ -242,11 +243,12 @@ def test_help_has_examples(command, capsys):
 def test_a_failure_is_told_with_its_configuration(quick, monkeypatch, tmp_path, capsys):
     from flossing.errors import NonFiniteError
 
-    def failing(configurations, *, checkpoint, on_progress):
+    def failing(configurations, *, checkpoint, report):
         raise NonFiniteError("the state is not finite")
 
     functions = {"run_together": failing, "may_run_together": lambda a, b: False}
-    monkeypatch.setattr("flossing.experiments.sweep._default", functions.__getitem__)
+    for name, function in functions.items():
+        monkeypatch.setattr(f"flossing.experiments.training.{name}", function)
     assert main(["train", "digits:rows=true", "--size", "4", "--output", str(tmp_path)]) == 1
     told = capsys.readouterr().err
     assert "the state is not finite" in told

@@ -14,14 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from flossing.errors import DamagedRunWarning, InvalidOptionError
-from flossing.experiments.configuration import Architecture, Configuration, Training
+from flossing.experiments.configuration import Architecture, Configuration, Flossing, Training
 from flossing.experiments.files import read_run
 from flossing.experiments.planning import plan
 from flossing.experiments.records import Epoch, Evaluation, Run
 from flossing.experiments.store import Group, Store
 from flossing.experiments.sweep import WorkerTraceback, sweep
+from flossing.experiments.training import run
 from flossing.experiments.workers import Processes
 from flossing.tasks import DelayedCopy
 
@@ -76,13 +78,13 @@ class Fake:
     def marked(self, kind):
         return [json.loads(path.read_text()) for path in self.marks.glob(f"{kind}-*")]
 
-    def __call__(self, configurations, *, checkpoint, on_progress):
+    def __call__(self, configurations, *, checkpoint, report):
         own = [configuration.seed for configuration in configurations]
         begin = int(checkpoint.read_text()) if checkpoint.exists() else 0
         self.mark("begin", [own, begin])
         for epoch in range(begin, EPOCHS):
             checkpoint.write_text(str(epoch + 1))
-            on_progress("training", epoch + 1, EPOCHS)
+            report("training", epoch + 1, EPOCHS)
             time.sleep(self.pause)
             if epoch >= EPOCHS // 2:
                 self.harm(own)
@@ -160,6 +162,22 @@ def test_runs_come_in_order_each_once_and_are_found_again(folder, marks):
     assert again == runs
     assert [run.training_seconds for run in again] == [run.training_seconds for run in runs]
     assert fake.endings() == dict.fromkeys(range(5), 1)
+
+
+def test_processes_give_what_this_process_gives(folder):
+    flossing = Flossing(k=2, time_steps=20, schedule={"before": 3, "every": 2, "steps": 1})
+    configurations = [*seeds(2, measured_exponents=2), replace(BASE, flossing=flossing)]
+    seen = []
+    runs = sweep(configurations, folder, workers=2, on_progress=seen.append)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # Two workers get something to do: the seeds are not run together.
+        assert runs == [run(configuration) for configuration in configurations]
+    finally:
+        torch.set_num_threads(threads)
+    assert {each.phase for each in seen} >= {"waiting", "finished"}
+    assert sweep(configurations, folder) == runs
 
 
 def test_without_a_folder_nothing_is_kept(marks, tmp_path, threads):

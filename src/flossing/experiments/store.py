@@ -25,7 +25,7 @@ class Store:
     """Runs in a folder, each in a file that is named after its configuration.
 
     Any number of processes may write to the same folder: a file appears whole or not at all, and
-    the same configuration gives the same records.
+    the same configuration gives the same records, to rounding.
 
     Attributes:
         folder: where they are; made when the first is written.

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 from flossing.checks import require_integer
 from flossing.errors import InvalidOptionError, UnreadableFileError
+from flossing.experiments import training
 from flossing.experiments.configuration import Configuration
 from flossing.experiments.planning import MayRunTogether, plan
 from flossing.experiments.records import Run
@@ -23,7 +24,7 @@ from flossing.experiments.workers import Cluster, Processes, opened
 Phase: TypeAlias = Literal["waiting", "flossing", "training", "finished", "failed"]
 
 RunTogether: TypeAlias = Callable[..., list[Run]]
-"""Called with configurations, `checkpoint`, a path, and `on_progress`, which takes the phase, the
+"""Called with configurations, `checkpoint`, a path, and `report`, which takes the phase, the
 epochs of it that are done, and how many there are."""
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -108,9 +109,9 @@ def sweep(
         failures: dict[str, Failure] = {}
         if missing:
             place = stack.enter_context(opened(workers, dask))
-            together = may_run_together or _default("may_run_together")
+            together = may_run_together or training.may_run_together
             groups = plan(missing, store, workers=place.count, may_run_together=together)
-            task = _Task(run_together or _default("run_together"))
+            task = _Task(run_together or training.run_together)
             failures = _Round(place, task, on_progress or _no_report).run(groups)
             runs |= _finished(store, missing)
             store.tidy()
@@ -161,7 +162,7 @@ class _Task:
 
     def _run(self, group: Group, configurations: Sequence[Configuration]) -> list[Run]:
         return self.run_together(
-            configurations, checkpoint=group.checkpoint, on_progress=_Reporter(group.progress)
+            configurations, checkpoint=group.checkpoint, report=_Reporter(group.progress)
         )
 
 
@@ -287,12 +288,6 @@ def _require_all(runs: dict[str, Run], wanted: dict[str, Configuration], store: 
                 f"a worker has finished, but there is no {str(store.path(configuration))!r}: the "
                 "workers write to a folder that is not seen here; choose one that all share"
             )
-
-
-def _default(name: str) -> Any:
-    from flossing.experiments import training
-
-    return cast(Any, training).__dict__[name]
 
 
 def _no_report(progress: Progress) -> None:

@@ -2,12 +2,14 @@
 
 import contextlib
 import signal
+import warnings
 from collections.abc import Generator
 from concurrent.futures import Executor
 from typing import Any, cast
 
 import torch
 
+from flossing.errors import LostRankWarning
 from flossing.experiments.environment import available_processors
 
 
@@ -125,6 +127,8 @@ def _require_joblib() -> None:
 
 def _begin_process() -> None:
     torch.set_num_threads(1)
+    # The records say −∞ themselves.
+    warnings.simplefilter("ignore", LostRankWarning)
     # The first optimizer of a process imports much of torch, seconds that no run should count.
     torch.optim.Adam([torch.zeros(1)])
     # Python's own handler would print a traceback per worker on Ctrl-C.

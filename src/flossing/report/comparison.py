@@ -20,13 +20,15 @@ from flossing.plots import (
     plot_learning_curve,
 )
 from flossing.report.model import Fact, Figure, Report, Section, Table
-from flossing.report.pictures import figure_from, new_axes
+from flossing.report.pictures import HEIGHT, figure_from, new_axes
 from flossing.wording import counted, number_in_words, share_in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NEVER = "–"
+LEGEND_LINE = 0.2
+"""Height of a line of the legend, in inches."""
 
 # Line styles differ too, for print in grey.
 _STYLES: tuple[dict[str, Any], ...] = (
@@ -185,12 +187,12 @@ def _name(each: Mapping[str, str]) -> str:
 
 
 def _figure(task: str, pairs: Sequence[tuple[str, Arm]]) -> Figure:
-    axes = new_axes()
+    axes = new_axes(HEIGHT + LEGEND_LINE * len(pairs))
     for (name, arm), style in zip(pairs, _STYLES, strict=False):
         for index, run in enumerate(arm.runs):
             _draw(axes, run, label=name if index == 0 else None, style=style)
     axes.set_xlabel("epoch")
-    axes.legend(fontsize="small")
+    axes.get_figure(root=True).legend(loc="outside lower left", fontsize="small", frameon=False)  # pyright: ignore[reportOptionalMemberAccess]
     regression = pairs[0][1].regression
     best = [
         f"{name}: {_final(arm)} in the median of {counted(len(arm.runs), 'seed')}"

@@ -24,7 +24,7 @@ from flossing.experiments.configuration import Architecture
 from flossing.experiments.demo_figure import demo_figure
 from flossing.experiments.environment import available_processors, environment
 from flossing.experiments.parallel import Progress as RunProgress
-from flossing.experiments.parallel import run_all
+from flossing.experiments.parallel import compile_for_workers, run_all
 from flossing.experiments.training import Configuration, Flossing, Record
 from flossing.plots import new_figure
 from flossing.tasks import Digits, TemporalXor
@@ -132,6 +132,8 @@ def run_demo(demo: Demo, console: Console) -> list[Record]:
         f"{len(configurations)} runs, seed {demo.seed}, "
         f"on {processors} processor{'s' if processors > 1 else ''}"
     )
+    with console.status("compiling, once on this machine: half a minute"):
+        compile_for_workers()
     start = time.perf_counter()
     records = _run(configurations, demo.seed, console)
     seconds = time.perf_counter() - start

@@ -12,7 +12,9 @@ from queue import Empty
 from typing import cast
 
 import torch
+from torch import nn
 
+from flossing.backends import compile_ahead
 from flossing.experiments.environment import available_processors
 from flossing.experiments.training import Configuration, Phase, Record, run
 
@@ -72,6 +74,7 @@ def run_all(
         Exception: The first exception of a run, with a note on which run it was; the others are
             given up.
     """
+    compile_for_workers()
     context = multiprocessing.get_context("spawn")
     channel = _Channel(context.Queue(), context.Event())
     count = min(workers or available_processors(), len(configurations))
@@ -90,6 +93,11 @@ def run_all(
             channel.progress.close()
     _raise_first_failure(futures, configurations)
     return [cast(Record, pickle.loads(future.result())) for future in futures]
+
+
+def compile_for_workers() -> None:
+    """Have compiled code ready, so that no result depends on when that was done."""
+    compile_ahead(nn.RNN(1, 1, device="meta"), dtype=torch.float32, threads=1)
 
 
 def _begin_worker(channel: _Channel) -> None:

@@ -256,6 +256,8 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    for dtype in (torch.float32, torch.float64):
+        flossing.compile_ahead(dtype=dtype)
     if options.one is not None:
         name, units, steps = options.one[0], *map(int, options.one[1:])
         if name in ANALYSES:

@@ -21,6 +21,7 @@ from rich.table import Table
 from speed import SIZES
 from torch import nn
 
+import flossing
 from flossing.experiments.environment import environment
 from flossing.scan.compiled import drive, drive_layer
 
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    flossing.compile_ahead(dtype=torch.float32)
     taken = timed_loops()
     table = Table("N k T B", *COLUMNS, title="Milliseconds, medians")
     rows: list[dict[str, Any]] = []

@@ -1,7 +1,8 @@
-"""Seconds until the first value and gradient are there, compiled anew and loaded from the disk.
+"""Seconds until the first value and gradient are there, with an empty cache and from the disk.
 
 Run from the repository's root: `python benchmarks/first_call.py`. Each run is a process of its own
-with one thread (N=32, k=4, T=50, B=1); importing is not counted.
+with one thread (N=32, k=4, T=50, B=1); importing is not counted. With an empty cache the first
+calls are made by PyTorch operations, while another process compiles.
 """
 
 import argparse
@@ -18,15 +19,23 @@ from flossing.experiments.environment import environment
 MEASURE = """
 import sys, time
 import torch, flossing
+from flossing.backends import chosen_backend
+from flossing.growth_compiled import compiled_growth
+from flossing.recurrence import driven_map
 
 torch.set_num_threads(1)
 kind, dtype = sys.argv[1:]
 module = getattr(torch.nn, kind)(1, 32).to(getattr(torch, dtype))
 inputs = torch.zeros(50, 1, 1, dtype=getattr(torch, dtype)).normal_()
+begin = time.perf_counter()
 for _ in range(2):
     start = time.perf_counter()
     flossing.flossing_loss(module, inputs, k=4).backward()
     print(time.perf_counter() - start)
+problem = driven_map(module, inputs, None, steps=None, layer=None, dtype=None)
+while chosen_backend("auto", problem, 4) is not compiled_growth:
+    time.sleep(0.05)
+print(time.perf_counter() - begin)
 """
 
 
@@ -38,13 +47,14 @@ def main() -> None:
     options = parser.parse_args()
     results: dict[str, dict[str, list[float]]] = {}
     for kind, dtype in (("RNN", "float32"), ("RNN", "float64"), ("LSTM", "float32")):
-        taken: dict[str, list[float]] = {"compiled": [], "from disk": [], "second call": []}
+        names = ("first call, empty cache", "second call, empty cache", "until compiled")
+        names += ("first call, from disk", "second call, from disk")
+        taken: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(options.repetitions):
             with tempfile.TemporaryDirectory() as folder:
-                taken["compiled"].append(first_and_second(kind, dtype, folder)[0])
-                first, second = first_and_second(kind, dtype, folder)
-            taken["from disk"].append(first)
-            taken["second call"].append(second)
+                seconds = [*measured(kind, dtype, folder), *measured(kind, dtype, folder)[:2]]
+            for name, each in zip(names, seconds, strict=True):
+                taken[name].append(each)
         results[f"{kind} {dtype}"] = taken
         medians = (f"{name} {statistics.median(each):.3g} s" for name, each in taken.items())
         print(f"{kind} {dtype}: {', '.join(medians)}", flush=True)
@@ -53,8 +63,14 @@ def main() -> None:
         options.output.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def first_and_second(kind: str, dtype: str, cache: str) -> tuple[float, float]:
-    """Return the seconds of the first two calls in a new process with that folder as its cache."""
+def measured(kind: str, dtype: str, cache: str) -> list[float]:
+    """Return the seconds of the first two calls in a new process, and until its code is compiled.
+
+    Args:
+        kind: "RNN", "GRU" or "LSTM".
+        dtype: "float32" or "float64".
+        cache: the folder of compiled code.
+    """
     output = subprocess.run(
         [sys.executable, "-c", MEASURE, kind, dtype],
         capture_output=True,
@@ -62,8 +78,7 @@ def first_and_second(kind: str, dtype: str, cache: str) -> tuple[float, float]:
         check=True,
         env=os.environ | {"NUMBA_CACHE_DIR": cache},
     ).stdout
-    first, second = map(float, output.split())
-    return first, second
+    return [float(line) for line in output.split()]
 
 
 if __name__ == "__main__":

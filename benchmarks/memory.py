@@ -32,6 +32,7 @@ def measure(steps: int, checkpoint_interval: int | None) -> dict[str, float]:
     rnn = nn.RNN(1, 256)
     nn.init.normal_(rnn.weight_hh_l0, std=256**-0.5)
     inputs = torch.randn(steps, 1, 1)
+    flossing.compile_ahead(rnn)
     # Compiled code and PyTorch's first checkpoint have memory of their own.
     for interval in (None, 25):
         flossing.flossing_loss(rnn, inputs[:50], k=32, checkpoint_interval=interval).backward()

@@ -68,9 +68,10 @@ before, each in a process of its own. `python benchmarks/memory.py`, results in
 FIRST_CALL = """\
 ## The first call
 
-Seconds of the first value and gradient in a process (N = 32, one thread), with the loops compiled
-anew and loaded from the disk, and of the second. `python benchmarks/first_call.py`, results in
-`benchmarks/results/first_call.json`.
+Seconds of the first values and gradients in a process (N = 32, one thread). With an empty cache
+they are made by PyTorch operations, until another process has compiled the loops; from then on, and
+in all later processes, these are loaded from the disk. `python benchmarks/first_call.py`, results
+in `benchmarks/results/first_call.json`.
 """
 
 

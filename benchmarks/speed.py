@@ -52,9 +52,12 @@ def main() -> None:
     import torch
     from rich.console import Console
 
+    import flossing
     from flossing.experiments.environment import environment
 
     torch.set_num_threads(options.threads)
+    for dtype in (torch.float32, torch.float64):
+        flossing.compile_ahead(dtype=dtype)
     console = Console(width=170)
     document: dict[str, Any] = {
         "environment": environment(),

@@ -8,6 +8,16 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled():
+    """No test depends on when a process in the background is done with compiling."""
+    # Imported here, for its types are checked only where pytest is configured before.
+    import flossing
+
+    for dtype in (torch.float32, torch.float64):
+        flossing.compile_ahead(dtype=dtype)
+
+
 @pytest.fixture
 def own_checks_only(monkeypatch):
     """Wrong types reach the library's own checks, as they do at a user's, under pytest too."""

@@ -252,13 +252,14 @@ def test_threads_share_trajectories_and_vectors(kind, units, share, trajectories
         leaves = [_leaf(20, trajectories, units, units)]
 
         def exponents():
-            return flossing.log_growth_rates(leaves[0], k=count).exponents
+            return flossing.log_growth_rates(leaves[0], k=count, backend="compiled").exponents
     else:
         module, inputs = kind(2, units).double(), _leaf(20, trajectories, 2)
         leaves = [*module.parameters(), inputs]
 
         def exponents():
-            return flossing.lyapunov_spectrum(module, inputs, k=count).exponents
+            spectrum = flossing.lyapunov_spectrum(module, inputs, k=count, backend="compiled")
+            return spectrum.exponents
 
     alone = _with_threads(1, exponents, leaves)
     shared = _with_threads(2, exponents, leaves)

@@ -11,6 +11,7 @@ from flossing.analysis.rank import EffectiveRank, GradientRank
 from flossing.analysis.reach import GradientHorizon, GradientReach
 from flossing.analysis.saturation import Saturation
 from flossing.analysis.weights import WeightSpectrum
+from flossing.backends import compile_ahead
 from flossing.errors import (
     ExplodingGradientWarning,
     FlossingError,
@@ -65,6 +66,7 @@ __all__ = [
     "Watcher",
     "WeightSpectrum",
     "closed_loop",
+    "compile_ahead",
     "convergence",
     "covariant_vectors",
     "dynamical_context",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing.backends import backend_named
+from flossing.backends import chosen_backend
 from flossing.checks import require_integer
 from flossing.errors import InvalidInputError, InvalidOptionError, InvalidStateError
 from flossing.growth import Backend
@@ -47,10 +47,11 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
         InvalidOptionError: an option outside what it may be.
     """
     interval = _interval(options.reorthonormalize)
+    frame = _first_frame(problem, options)
     if options.checkpoint_interval is not None:
         require_integer("checkpoint_interval", options.checkpoint_interval, at_least=1)
     return Plan(
-        frame=_first_frame(problem, options),
+        frame=frame,
         state_transient=require_integer("state_transient", options.state_transient, at_least=0),
         counted_from=_counted_from(problem, options),
         pace=Pace(interval or 1, interval is None, _limits(problem.state.dtype, options, interval)),
@@ -58,7 +59,7 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
         checkpoint_interval=options.checkpoint_interval,
         dt=_duration(options.dt),
         tolerance=_checked_tolerance(options.tolerance, problem),
-        backend=backend_named(options.backend),
+        backend=chosen_backend(options.backend, problem, frame.shape[-1]),
     )
 
 

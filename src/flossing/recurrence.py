@@ -142,7 +142,7 @@ def driven_map(
             "the system must be a recurrent module, a cell, or a callable (x_t, state) -> state, "
             f"not a {type(system).__name__}"
         )
-    _check_dtype_option(dtype)
+    check_dtype_option(dtype)
     if isinstance(system, AutonomousSystem) and inputs is not None:
         raise InvalidInputError(
             f"a {type(system).__name__} makes its own inputs: leave inputs out and pass steps=..., "
@@ -210,7 +210,12 @@ def _computable(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def _check_dtype_option(dtype: torch.dtype | None) -> None:
+def check_dtype_option(dtype: torch.dtype | None) -> None:
+    """Refuse a precision in which exponents cannot be computed.
+
+    Raises:
+        InvalidOptionError: it is such.
+    """
     if dtype not in (None, torch.float32, torch.float64):
         raise InvalidOptionError(
             f"dtype must be torch.float32 or torch.float64, in which exponents can be computed, "

@@ -96,10 +96,12 @@ def lyapunov_spectrum(
             system's own (lower ones are computed in float32).
         generator: for the random frame; `None` for a fixed seed, so that measuring leaves the
             global random state alone.
-        backend: "auto" and "compiled" (loops compiled for the CPU, PyTorch operations elsewhere),
-            "torch" (PyTorch operations everywhere), "reference" (slow: explicit Jacobians and
-            autograd through `torch.linalg.qr`), or a callable like
-            `flossing.growth.torch_growth`.
+        backend: "compiled" (loops compiled for the CPU, PyTorch operations elsewhere), "torch"
+            (PyTorch operations everywhere), "reference" (slow: explicit Jacobians and autograd
+            through `torch.linalg.qr`), a callable like `flossing.growth.torch_growth`, or "auto":
+            compiled loops where they are on disk, and PyTorch operations while a process in the
+            background compiles them, once on a machine, for half a minute. The two agree but for
+            rounding; `flossing.compile_ahead` makes a program the same from its first call on.
 
     Returns:
         The exponents, (B, k), with error bars, local rates, and final state and frame.

@@ -53,7 +53,7 @@ def watch(
     A measurement happens at the first call and then at every `every`-th, put off while it would
     bring the time spent on measuring above `share` of the time since the first call, supposing
     that it takes as long as the one before. Only the first is made without knowing its duration,
-    which may include the compilation of loops.
+    which may include the loading of compiled loops.
 
     With λ_1 ≥ … ≥ λ_k in nats per step, averaged over the trajectories measured, each dictionary
     has, under the prefix,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
+from flossing.backends import compile_ahead
 from flossing.experiments.configuration import Architecture
 from flossing.experiments.environment import environment
 from flossing.experiments.networks import SequenceNetwork, make_network
@@ -89,6 +90,8 @@ def measure(setting: Setting, seed: int) -> dict[str, LongTermJacobian]:
         output_size=1,
         generator=_generator(seed, "weights"),
     )
+    # That no result depends on when this is done in the background.
+    compile_ahead(network.system)
     before = _analysed(network, setting, seed)
     schedule = setting.flossing
     batches = _task(schedule.time_steps).batches(1, seed=stream_seed(seed, "flossing inputs"))

@@ -25,7 +25,7 @@ from flossing.experiments.demo_figure import demo_figure
 from flossing.experiments.demo_run import DemoRun, label
 from flossing.experiments.environment import available_processors, environment
 from flossing.experiments.sweep import Progress as GroupProgress
-from flossing.experiments.sweep import sweep
+from flossing.experiments.sweep import compile_for, sweep
 from flossing.plots import new_figure
 from flossing.tasks import Digits, TemporalXor
 
@@ -137,6 +137,9 @@ def run_demo(demo: Demo, console: Console) -> list[DemoRun]:
         f"{len(configurations)} runs, seed {demo.seed}, "
         f"on {processors} processor{'s' if processors > 1 else ''}"
     )
+    with console.status("compiling, once on this machine: half a minute"):
+        for configuration in configurations:
+            compile_for(configuration, threads=1)
     start = time.perf_counter()
     records = _run(configurations, console)
     seconds = time.perf_counter() - start

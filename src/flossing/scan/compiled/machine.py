@@ -188,7 +188,7 @@ def _with_cache(decorator: Callable[..., Any], *arguments: Any, **options: Any) 
     """Return one of Numba's decorators, with a cache on disk where there is a place for one."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        versioned = _renamed(unchecked(function), _FINGERPRINT)
+        versioned = _renamed(unchecked(function), FINGERPRINT)
         try:
             return decorator(*arguments, cache=True, **_OPTIONS, **options)(versioned)
         except RuntimeError:
@@ -217,4 +217,5 @@ def _fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
-_FINGERPRINT = _fingerprint()
+FINGERPRINT = _fingerprint()
+"""Distinguishes what is in the cache from all that other versions have left there."""

@@ -38,10 +38,10 @@ def test_demo_shows_a_table_and_writes_its_files(tmp_path, capsys):
     assert document["quick"]
     runs = [(run["configuration"]["task"]["name"], run["arm"]) for run in document["runs"]]
     assert runs == [
-        ("Digits", "without flossing"),
-        ("Digits", "flossed before training"),
-        ("TemporalXor", "without flossing"),
-        ("TemporalXor", "flossed before training"),
+        ("digits", "without flossing"),
+        ("digits", "flossed before training"),
+        ("temporal-xor", "without flossing"),
+        ("temporal-xor", "flossed before training"),
     ]
     numbers = numbers_in(document)
     assert len(numbers) > 50
@@ -55,7 +55,7 @@ def test_demo_shows_a_table_and_writes_its_files(tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "required"),
-        (["train"], "invalid choice: 'train'"),
+        (["dance"], "invalid choice: 'dance'"),
         (["demo", "--task", "copy"], "invalid choice: 'copy'"),
         (["demo", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
         (["demo", "--seed", "one"], "'one' is not a whole number"),

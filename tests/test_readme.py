@@ -2,7 +2,10 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
+
+from flossing.experiments.grid import grid
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -43,3 +46,9 @@ def test_condition_numbers_of_the_readme_are_the_recorded_ones():
         f"exponents (dashed) predict 10^{predicted[0]} and 10^{predicted[1]}.",
     ):
         assert sentence in caption
+
+
+def test_the_grid_of_the_readme_can_be_run():
+    (block,) = re.findall(r"```toml\n(.*?)```", TEXT, flags=re.DOTALL)
+    configurations = grid(tomllib.loads(block))
+    assert len(configurations) == 2 * 2 * 5

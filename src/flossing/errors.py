@@ -33,6 +33,10 @@ class NonFiniteError(FlossingError):
     """The trajectory or its tangent map left the finite numbers."""
 
 
+class DamagedRunWarning(UserWarning):
+    """The file of a run is not whole or not its own: it is set aside and the run is done again."""
+
+
 class NumericalWarning(UserWarning):
     """The answer is degraded; the message says how, and what helps."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flossing.experiments.configuration import Architecture, Training, configuration_from
 from flossing.experiments.demo import (
     FLOSSED,
     Demo,
@@ -15,6 +16,7 @@ from flossing.experiments.demo import (
     results_table,
 )
 from flossing.experiments.demo_figure import demo_figure
+from flossing.experiments.demo_run import DemoRun
 from flossing.experiments.training import run
 from flossing.tasks import Digits, TemporalXor
 
@@ -24,7 +26,7 @@ DEMO = Demo(output=Path("unused.png"), quick=True)
 @pytest.fixture(scope="module")
 def records():
     return [
-        run(configuration, seed=0)
+        DemoRun(run=run(configuration), k=12)
         for configuration in demo_configurations(["digits", "xor"], quick=True)
     ]
 
@@ -38,17 +40,23 @@ def shown(table, width=80):
 def test_set_up_is_the_published_one():
     xor, digits = FLOSSED["xor"], FLOSSED["digits"]
     assert xor.task == TemporalXor(delay=40, steps=300)
-    assert (xor.architecture.size, xor.architecture.gain, xor.batch_size) == (80, 1.0, 16)
-    assert (xor.learning_rate, xor.max_gradient_norm) == (1e-3, 0.03)
-    assert (xor.flossing.k, xor.flossing.steps, xor.flossing.time_steps) == (75, 500, 55)
+    assert xor.architecture == Architecture(size=80, gain=1.0, form="rate")
+    assert xor.training == Training(
+        epochs=1500, batch_size=16, learning_rate=1e-3, max_gradient_norm=0.03
+    )
+    assert (xor.flossing.k, xor.flossing.time_steps, xor.flossing.sequences) == (75, 55, 1)
     assert (xor.flossing.state_transient, xor.flossing.frame_transient) == (10, 6)
     assert digits.task == Digits(hold=60)
-    assert digits.architecture.initialisation == "gaussian"
-    assert (digits.architecture.size, digits.architecture.gain, digits.batch_size) == (128, 1.0, 64)
-    assert (digits.learning_rate, digits.max_gradient_norm) == (1e-3, 1.0)
-    assert digits.training_steps == 1200
-    assert (digits.flossing.k, digits.flossing.steps) == (96, 400)
-    assert digits.flossing.time_steps == 100
+    assert digits.architecture == Architecture(size=128, gain=1.0)
+    assert digits.training == Training(
+        epochs=1200, batch_size=64, learning_rate=1e-3, max_gradient_norm=1.0
+    )
+    assert (digits.flossing.k, digits.flossing.time_steps) == (96, 100)
+    for each, steps in ((xor, 500), (digits, 400)):
+        schedule = each.flossing.schedule
+        assert (schedule["before"], schedule["times"]) == (steps, 0)
+        assert (schedule["lr"], schedule["training_lr"]) == (1e-3, 1e-3)
+        assert schedule["tolerance"] is None
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -64,9 +72,9 @@ def test_table_fits_a_terminal_and_shows_every_run(records):
     lines = (line.strip() for line in text.splitlines())
     rows = [line.split() for line in lines if line.startswith(("digits", "XOR"))]
     assert [row[2] for row in rows] == ["without", "flossed"] * 2
-    accuracies = [f"{100 * record.final_accuracy:.1f}" for record in records]
+    accuracies = [f"{100 * record.run.final.accuracy:.1f}" for record in records]
     assert [row[3] for row in rows] == accuracies
-    first_exponents = [f"{record.exponents[0]:.3f}" for record in records]
+    first_exponents = [f"{record.run.evaluations[0].exponents[0]:.3f}" for record in records]
     assert [row[5] for row in rows] == first_exponents
 
 
@@ -80,26 +88,19 @@ def test_document_is_json_with_all_that_the_numbers_depend_on(records):
     assert document["wall_clock_seconds"] == 1.5
     assert {"python", "torch", "flossing", "processors"} <= document["environment"].keys()
     first = document["runs"][0]
-    assert first["configuration"]["task"] == {
-        "name": "Digits",
-        "kind": "categorical",
-        "hold": 2,
-        "filler": "blank",
-        "rows": True,
-        "test_fraction": 0.2,
-        "split_seed": 0,
-        "steps": 10,
-    }
-    assert first["configuration"]["architecture"]["size"] == 16
+    assert configuration_from(first["configuration"]) == records[0].run.configuration
+    assert first["learning_curve"][0].keys() == {"step", "accuracy", "loss", "gradient_norm"}
     assert [each["configuration"]["flossing"] is None for each in document["runs"]] == [
         True,
         False,
     ] * 2
-    assert first["exponents"] == list(records[0].exponents)
+    assert first["exponents"] == list(records[0].run.evaluations[0].exponents)
 
 
 def test_document_holds_infinite_exponents(records):
-    lost = replace(records[0], exponents=(0.0, -math.inf))
+    run = records[0].run
+    first = replace(run.evaluations[0], exponents=(0.0, -math.inf))
+    lost = replace(records[0], run=replace(run, evaluations=(first, *run.evaluations[1:])))
     document = records_document([lost], DEMO, 1.0)
     assert json.loads(json.dumps(document, allow_nan=False))["runs"][0]["exponents"] == [
         0.0,
@@ -122,3 +123,12 @@ def test_curves_are_told_apart_without_colour(records):
     without, flossed = (line for line in axes.lines if not line.get_label().startswith("_"))
     assert without.get_linestyle() != flossed.get_linestyle()
     assert without.get_marker() != flossed.get_marker()
+
+
+def test_a_written_record_has_what_the_committed_ones_have(records):
+    committed = Path(__file__).parents[2] / "docs" / "figures" / "demo.json"
+    old = json.loads(committed.read_text(encoding="utf-8"))
+    new = records_document(records, DEMO, 1.0)
+    assert new.keys() == old.keys()
+    assert new["runs"][0].keys() == old["runs"][0].keys()
+    assert new["runs"][0]["learning_curve"][0].keys() == old["runs"][0]["learning_curve"][0].keys()

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flossing.cli import analyze, demo
+from flossing.cli import analyze, demo, report, sweep, train
 from flossing.errors import FlossingError
 from flossing.experiments.environment import installed_version
 
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("flossing: interrupted\n")
         return 130
     except (FlossingError, OSError) as error:
-        sys.stderr.write(f"flossing: {' '.join(str(error).split())}\n")
+        words = " ".join([str(error), *getattr(error, "__notes__", [])])
+        sys.stderr.write(f"flossing: {' '.join(words.split())}\n")
     return 1
 
 
@@ -41,4 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
     demo.add_command(commands)
     analyze.add_command(commands)
+    train.add_command(commands)
+    sweep.add_command(commands)
+    report.add_command(commands)
     return parser

@@ -1,6 +1,7 @@
 """Types of arguments that more than one command takes."""
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -34,6 +35,42 @@ def whole_number(at_least: int) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def positive_number(text: str) -> float:
+    """Return a positive, finite number.
+
+    Args:
+        text: What came.
+
+    Example:
+        >>> positive_number("1e-3")
+        0.001
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return number
+
+
+def folder_path(text: str) -> Path:
+    """Return a folder that is there or can be made, as far as can be told beforehand.
+
+    Args:
+        text: What came.
+
+    Example:
+        >>> folder_path("runs").name
+        'runs'
+    """
+    path = Path(text)
+    blocking = [each for each in (path, *path.parents) if each.exists() and not each.is_dir()]
+    if blocking:
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder: {blocking[0]} is a file")
+    return path
 
 
 def writable_path(*suffixes: str) -> Callable[[str], Path]:

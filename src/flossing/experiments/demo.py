@@ -3,10 +3,11 @@
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
@@ -18,14 +19,16 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from torch import nn
 
+from flossing.backends import compile_ahead
 from flossing.documents import json_text, storable
-from flossing.experiments.configuration import Architecture
+from flossing.experiments.configuration import Architecture, Configuration, Flossing, Training
 from flossing.experiments.demo_figure import demo_figure
+from flossing.experiments.demo_run import DemoRun, label
 from flossing.experiments.environment import available_processors, environment
-from flossing.experiments.parallel import Progress as RunProgress
-from flossing.experiments.parallel import compile_for_workers, run_all
-from flossing.experiments.training import Configuration, Flossing, Record
+from flossing.experiments.sweep import Progress as GroupProgress
+from flossing.experiments.sweep import sweep
 from flossing.plots import new_figure
 from flossing.tasks import Digits, TemporalXor
 
@@ -41,54 +44,55 @@ CAPTION = (
     "before training."
 )
 
+
+def _before_training(steps: int) -> dict[str, Any]:
+    """A schedule of Adam's steps at the published step size, and none during training."""
+    return {
+        "before": steps,
+        "times": 0,
+        "lr": 1e-3,
+        "training_lr": 1e-3,
+        "tolerance": None,
+    }
+
+
 # The XOR as in the released code of Engelken (NeurIPS 2023); digits with the same procedure.
 FLOSSED = {
     "digits": Configuration(
-        name="digits, s=60",
         task=Digits(hold=60),
         architecture=Architecture(size=128),
-        flossing=Flossing(k=96, steps=400, time_steps=100),
-        flossed_k=96,
-        batch_size=64,
-        training_steps=1200,
-        max_gradient_norm=1.0,
-        evaluate_every=50,
+        training=Training(epochs=1200, batch_size=64, max_gradient_norm=1.0),
+        flossing=Flossing(k=96, time_steps=100, schedule=_before_training(400)),
+        measured_exponents=128,
+        gradients=True,
     ),
     "xor": Configuration(
-        name="XOR, d=40",
         task=TemporalXor(delay=40, steps=300),
         architecture=Architecture(size=80, form="rate"),
-        flossing=Flossing(k=75, steps=500, time_steps=55),
-        flossed_k=75,
-        batch_size=16,
-        training_steps=1500,
-        max_gradient_norm=0.03,
-        evaluate_every=50,
+        training=Training(epochs=1500, batch_size=16, max_gradient_norm=0.03),
+        flossing=Flossing(k=75, time_steps=55, schedule=_before_training(500)),
+        measured_exponents=80,
+        gradients=True,
     ),
 }
 
-QUICK_FLOSSING = Flossing(k=12, steps=10, time_steps=20, state_transient=2, frame_transient=2)
 QUICK = {
-    "digits": replace(
-        FLOSSED["digits"],
-        name="digits, s=2",
-        task=Digits(hold=2, rows=True),
-        architecture=Architecture(size=16),
-        flossing=replace(QUICK_FLOSSING, time_steps=10),
-        flossed_k=12,
-        training_steps=20,
+    name: replace(
+        configuration,
+        task=Digits(hold=2, rows=True) if name == "digits" else TemporalXor(delay=4, steps=20),
+        architecture=replace(configuration.architecture, size=16),
+        training=replace(configuration.training, epochs=20),
+        flossing=Flossing(
+            k=12,
+            time_steps=10 if name == "digits" else 20,
+            state_transient=2,
+            frame_transient=2,
+            schedule=_before_training(10),
+        ),
         evaluate_every=10,
-    ),
-    "xor": replace(
-        FLOSSED["xor"],
-        name="XOR, d=4",
-        task=TemporalXor(delay=4, steps=20),
-        architecture=Architecture(size=16, form="rate"),
-        flossing=QUICK_FLOSSING,
-        flossed_k=12,
-        training_steps=20,
-        evaluate_every=10,
-    ),
+        measured_exponents=12,
+    )
+    for name, configuration in FLOSSED.items()
 }
 
 
@@ -111,31 +115,36 @@ class Demo:
     records: Path | None = None
 
 
-def demo_configurations(tasks: Sequence[TaskName], *, quick: bool) -> list[Configuration]:
+def demo_configurations(
+    tasks: Sequence[TaskName], *, quick: bool, seed: int = 0
+) -> list[Configuration]:
     """Both arms of each task, the one without flossing first.
 
     Example:
-        >>> [configuration.arm for configuration in demo_configurations(["xor"], quick=True)]
-        ['without flossing', 'flossed before training']
+        >>> arms = demo_configurations(["xor"], quick=True)
+        >>> [configuration.flossing is None for configuration in arms]
+        [True, False]
     """
     sizes = QUICK if quick else FLOSSED
-    return [arm for name in tasks for arm in (replace(sizes[name], flossing=None), sizes[name])]
+    flossed = [replace(sizes[name], seed=seed) for name in tasks]
+    return [arm for each in flossed for arm in (replace(each, flossing=None), each)]
 
 
-def run_demo(demo: Demo, console: Console) -> list[Record]:
+def run_demo(demo: Demo, console: Console) -> list[DemoRun]:
     """Run the demo, show its progress and table, and write its files."""
     # Found missing now rather than after minutes of training.
     new_figure()
-    configurations = demo_configurations(demo.tasks, quick=demo.quick)
+    configurations = demo_configurations(demo.tasks, quick=demo.quick, seed=demo.seed)
     processors = available_processors()
     console.print(
         f"{len(configurations)} runs, seed {demo.seed}, "
         f"on {processors} processor{'s' if processors > 1 else ''}"
     )
     with console.status("compiling, once on this machine: half a minute"):
-        compile_for_workers()
+        # Each worker would wait for the first of them to be done.
+        compile_ahead(nn.RNN(1, 1, device="meta"), dtype=torch.float32, threads=1)
     start = time.perf_counter()
-    records = _run(configurations, demo.seed, console)
+    records = _run(configurations, console)
     seconds = time.perf_counter() - start
 
     console.print(results_table(records, quick=demo.quick))
@@ -150,7 +159,7 @@ def run_demo(demo: Demo, console: Console) -> list[Record]:
     return records
 
 
-def results_table(records: Sequence[Record], *, quick: bool = False) -> Table:
+def results_table(records: Sequence[DemoRun], *, quick: bool = False) -> Table:
     """The results, one row a run."""
     title = "Flossing before training"
     if quick:
@@ -168,11 +177,11 @@ def results_table(records: Sequence[Record], *, quick: bool = False) -> Table:
     for heading in ("accuracy", "λ₁", "λₖ", "‖∂L/∂h₀‖", "flossing", "training"):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
-        table.add_row(*_row(record), end_section=record.configuration.flossing is not None)
+        table.add_row(*_row(record), end_section=record.flossed)
     return table
 
 
-def records_document(records: Sequence[Record], demo: Demo, seconds: float) -> dict[str, Any]:
+def records_document(records: Sequence[DemoRun], demo: Demo, seconds: float) -> dict[str, Any]:
     """All numbers of a demo with what they depend on, ready for JSON.
 
     Numbers that are not finite, which JSON lacks, become strings such as "-inf".
@@ -186,35 +195,35 @@ def records_document(records: Sequence[Record], demo: Demo, seconds: float) -> d
     }
 
 
-def _run(configurations: list[Configuration], seed: int, console: Console) -> list[Record]:
-    order = _longest_first(configurations)
-    with _progress_bars(order, console) as bars:
-        records = run_all(order, seed, on_progress=bars.show)
-    by_label = {record.configuration.label: record for record in records}
-    return [by_label[configuration.label] for configuration in configurations]
-
-
-def _longest_first(configurations: list[Configuration]) -> list[Configuration]:
-    """Begun last, a long run would occupy one processor alone at the end."""
-    return sorted(
-        configurations,
-        key=lambda each: (each.flossing is None, -each.training_steps * each.task.steps),
-    )
+def _run(configurations: list[Configuration], console: Console) -> list[DemoRun]:
+    # With flossing and without, k is that of the pair, so that both report the same exponent.
+    k = [each.flossing.k or 1 for each in configurations if each.flossing is not None]
+    with _progress_bars(configurations, console) as bars:
+        runs = sweep(configurations, on_progress=bars.show)
+    return [DemoRun(run=run, k=k[index // 2]) for index, run in enumerate(runs)]
 
 
 @dataclass(frozen=True)
 class _Bars:
     progress: Progress
-    identifiers: list[TaskID]
-    configurations: list[Configuration]
+    identifiers: dict[str, TaskID]
 
-    def show(self, run: RunProgress) -> None:
-        flossing = self.configurations[run.index].flossing
-        before = flossing.steps if flossing is not None and run.phase == "training" else 0
-        identifier = self.identifiers[run.index]
-        if not self.progress.tasks[run.index].started:
+    def show(self, group: GroupProgress) -> None:
+        (configuration,) = group.configurations
+        identifier = self.identifiers[configuration.digest]
+        total = _steps(configuration)
+        if group.phase == "finished":
+            self.progress.update(identifier, completed=total, phase="")
+        elif group.phase in ("flossing", "training"):
+            before = total - configuration.training.epochs if group.phase == "training" else 0
             self.progress.start_task(identifier)
-        self.progress.update(identifier, completed=before + run.done, phase=run.phase)
+            self.progress.update(identifier, completed=before + group.done, phase=group.phase)
+
+
+def _steps(configuration: Configuration) -> int:
+    flossing = configuration.flossing
+    before = 0 if flossing is None else int(flossing.schedule["before"])
+    return before + configuration.training.epochs
 
 
 @contextmanager
@@ -228,56 +237,49 @@ def _progress_bars(configurations: list[Configuration], console: Console) -> Gen
         console=console,
     )
     with progress:
-        identifiers = [
-            progress.add_task(
-                configuration.label,
-                start=False,
-                total=configuration.training_steps
-                + (configuration.flossing.steps if configuration.flossing else 0),
-                phase="waiting",
+        identifiers = {
+            each.digest: progress.add_task(
+                label(each), start=False, total=_steps(each), phase="waiting"
             )
-            for configuration in configurations
-        ]
-        yield _Bars(progress, identifiers, configurations)
+            for each in configurations
+        }
+        yield _Bars(progress, identifiers)
 
 
-def _row(record: Record) -> tuple[str, ...]:
-    configuration = record.configuration
-    flossed = configuration.flossing is not None
+def _row(record: DemoRun) -> tuple[str, ...]:
+    run = record.run
     return (
-        configuration.name,
-        "flossed" if flossed else "without",
-        f"{100 * record.final_accuracy:.1f} %",
+        record.name,
+        "flossed" if record.flossed else "without",
+        f"{100 * record.accuracy:.1f} %",
         f"{record.exponents[0]:.3f}",
-        f"{record.exponents[configuration.flossed_k - 1]:.3f}",
+        f"{record.exponents[record.k - 1]:.3f}",
         f"{record.gradient_norm:.1e}",
-        f"{record.flossing_seconds:.1f} s" if flossed else "–",
-        f"{record.training_seconds:.1f} s",
+        f"{run.flossing_seconds:.1f} s" if record.flossed else "–",
+        f"{run.training_seconds:.1f} s",
     )
 
 
-def _record_document(record: Record) -> dict[str, Any]:
-    configuration = record.configuration
-    settings = {name: getattr(configuration, name) for name in configuration.__dataclass_fields__}
+def _record_document(record: DemoRun) -> dict[str, Any]:
+    run = record.run
     return {
-        "arm": configuration.arm,
-        "configuration": settings
-        | {
-            "task": {"name": type(configuration.task).__name__, **_fields(configuration.task)},
-            "architecture": asdict(configuration.architecture),
-            "flossing": None if configuration.flossing is None else asdict(configuration.flossing),
-        },
-        "seed": record.seed,
-        "final_accuracy": record.final_accuracy,
-        "flossing_seconds": record.flossing_seconds,
-        "training_seconds": record.training_seconds,
+        "arm": record.arm,
+        "configuration": run.configuration.document(),
+        "seed": run.configuration.seed,
+        "final_accuracy": record.accuracy,
+        "flossing_seconds": run.flossing_seconds,
+        "training_seconds": run.training_seconds,
         "gradient_norm": record.gradient_norm,
-        "flossing_loss": record.flossing_loss,
+        "flossing_loss": [loss for episode in run.episodes for loss in episode.loss],
         "exponents": record.exponents,
-        "gradient_norm_by_lag": record.gradient_norm_by_lag,
-        "learning_curve": [asdict(point) for point in record.learning_curve],
+        "gradient_norm_by_lag": run.gradient_norm_by_lag,
+        "learning_curve": [
+            {
+                "step": point.epoch,
+                "accuracy": point.accuracy,
+                "loss": point.loss,
+                "gradient_norm": point.gradient_norm,
+            }
+            for point in run.evaluations
+        ],
     }
-
-
-def _fields(task: Any) -> dict[str, Any]:
-    return {name: getattr(task, name) for name in task.__dataclass_fields__}

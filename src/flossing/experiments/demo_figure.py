@@ -5,9 +5,10 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
-from flossing.experiments.training import Record
+from flossing.experiments.demo_run import DemoRun
 from flossing.plots import (
     BLUE,
     GREY,
@@ -15,7 +16,6 @@ from flossing.plots import (
     new_figure,
     plot_gradient_norm,
     plot_learning_curve,
-    plot_spectrum,
 )
 from flossing.tasks import Digits, Task, TemporalXor
 
@@ -32,13 +32,13 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def demo_figure(records: Sequence[Record]) -> "Figure":
+def demo_figure(records: Sequence[DemoRun]) -> "Figure":
     """Draw one row of panels for each task.
 
     Args:
         records: The arms of a task after one another.
     """
-    rows = [list(arms) for _, arms in groupby(records, key=lambda each: each.configuration.name)]
+    rows = [list(arms) for _, arms in groupby(records, key=lambda each: each.name)]
     figure = new_figure(WIDTH, ROW_HEIGHT * len(rows) + LEGEND_HEIGHT)
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, arms in zip(parts, rows, strict=True):
@@ -48,15 +48,15 @@ def demo_figure(records: Sequence[Record]) -> "Figure":
     return figure
 
 
-def _draw_row(part: "SubFigure", arms: Sequence[Record]) -> None:
-    task = arms[0].configuration.task
+def _draw_row(part: "SubFigure", arms: Sequence[DemoRun]) -> None:
+    task = arms[0].run.configuration.task
     part.suptitle(_title(task), fontweight="bold")
     spectra, gradients, curves = part.subplots(1, 3)
     for record in arms:
-        style = STYLES[record.configuration.arm]
-        label = record.configuration.arm
-        plot_spectrum(record.spectrum, spectra, label=label, **style, markevery=0.08)
-        norms = record.gradient_norm_by_lag[: _longest_lag_shown(task)]
+        style = STYLES[record.arm]
+        label = record.arm
+        _plot_exponents(spectra, record.exponents, label=label, **style, markevery=0.08)
+        norms = record.run.gradient_norm_by_lag[: _longest_lag_shown(task)]
         plot_gradient_norm(
             range(1, 1 + len(norms)),
             norms,
@@ -66,10 +66,10 @@ def _draw_row(part: "SubFigure", arms: Sequence[Record]) -> None:
             markevery=0.1,
             markersize=4,
         )
-        points = record.learning_curve
+        points = record.run.evaluations
         plot_learning_curve(
-            [point.step for point in points],
-            [point.accuracy for point in points],
+            [point.epoch for point in points],
+            [nan if point.accuracy is None else point.accuracy for point in points],
             curves,
             chance=_chance(task) if record is arms[0] else None,
             label=label,
@@ -82,10 +82,17 @@ def _draw_row(part: "SubFigure", arms: Sequence[Record]) -> None:
     curves.set_title("Learning")
 
 
-def _finish_spectra(axes: "Axes", record: Record) -> None:
+def _plot_exponents(axes: "Axes", exponents: Sequence[float], **style: Any) -> None:
+    drawn = [each if isfinite(each) else nan for each in exponents]
+    axes.plot(range(1, len(drawn) + 1), drawn, **style, markersize=3, linewidth=1.2)
+    axes.set_xlabel("index of the exponent")
+    axes.set_ylabel("Lyapunov exponent (nats per step)")
+
+
+def _finish_spectra(axes: "Axes", record: DemoRun) -> None:
     axes.set_title("Exponents before training")
     axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
-    k = record.configuration.flossed_k
+    k = record.k
     axes.axvline(k + 0.5, color=GREY, linestyle=":", linewidth=1.0, zorder=0)
     axes.annotate(
         f"k = {k}",

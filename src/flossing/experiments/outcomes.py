@@ -1,0 +1,141 @@
+"""What came of runs: how many succeeded, how soon, and at what cost."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from flossing.experiments.configuration import Configuration
+from flossing.experiments.records import Evaluation, Run
+
+SUCCESS = 0.95
+"""The accuracy from which a task counts as learned."""
+
+
+def first_success(run: Run, *, accuracy: float = SUCCESS) -> Evaluation | None:
+    """Return the first evaluation at or above an accuracy, or `None` if there is none.
+
+    Args:
+        run: of a task with an accuracy.
+        accuracy: from 0 to 1.
+    """
+    reached = (
+        each for each in run.evaluations if each.accuracy is not None and each.accuracy >= accuracy
+    )
+    return next(reached, None)
+
+
+def epochs_to_success(run: Run, *, accuracy: float = SUCCESS) -> float:
+    """Return after how many epochs an accuracy was first met; infinite if it never was.
+
+    Args:
+        run: of a task with an accuracy.
+        accuracy: from 0 to 1.
+    """
+    success = first_success(run, accuracy=accuracy)
+    return math.inf if success is None else float(success.epoch)
+
+
+def seconds_to_success(run: Run, *, accuracy: float = SUCCESS) -> float:
+    """Return how many seconds of flossing and training it took to meet an accuracy first.
+
+    Of the seconds of training, the share of the epochs until then; of those of flossing, the
+    share of the flossing steps. An episode at that very epoch is counted.
+
+    Args:
+        run: of a task with an accuracy.
+        accuracy: from 0 to 1.
+
+    Returns:
+        Seconds; infinite if it never was.
+    """
+    success = first_success(run, accuracy=accuracy)
+    if success is None:
+        return math.inf
+    steps = sum(len(each.loss) for each in run.episodes)
+    before = sum(len(each.loss) for each in run.episodes if each.epoch <= success.epoch)
+    flossing = run.flossing_seconds * before / steps if steps else 0.0
+    epochs = len(run.epochs)
+    training = run.training_seconds * success.epoch / epochs if epochs else 0.0
+    return flossing + training
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in nothing but the seed.
+
+    A median over seeds takes those that never succeeded as infinite: an arm where most fail has
+    no median time to success, however fast the others were.
+
+    Attributes:
+        runs: at least one.
+        accuracy: from which on a run has succeeded.
+    """
+
+    runs: tuple[Run, ...]
+    accuracy: float = SUCCESS
+
+    @property
+    def configuration(self) -> Configuration:
+        """What all have in common, with the seed 0."""
+        return replace(self.runs[0].configuration, seed=0)
+
+    @property
+    def regression(self) -> bool:
+        """Whether there is an error rather than an accuracy."""
+        return self.configuration.task.kind == "regression"
+
+    @property
+    def success_rate(self) -> float:
+        """The share of the runs whose accuracy after training is at least `accuracy`."""
+        final = [each.final.accuracy for each in self.runs]
+        return sum(each is not None and each >= self.accuracy for each in final) / len(final)
+
+    @property
+    def median_epochs(self) -> float:
+        """Median of the epochs to the first success."""
+        return median(epochs_to_success(each, accuracy=self.accuracy) for each in self.runs)
+
+    @property
+    def median_seconds(self) -> float:
+        """Median of the seconds of flossing and training to the first success."""
+        return median(seconds_to_success(each, accuracy=self.accuracy) for each in self.runs)
+
+    @property
+    def median_accuracy(self) -> float:
+        """Median of the accuracies after training; NaN for a regression."""
+        final = [each.final.accuracy for each in self.runs]
+        return median(math.nan if each is None else each for each in final)
+
+    @property
+    def median_loss(self) -> float:
+        """Median of the losses after training; of a regression the mean squared error."""
+        # A loss that is not a number is as bad as any, and must not upset the order.
+        final = [each.final.loss for each in self.runs]
+        return median(math.inf if math.isnan(each) else each for each in final)
+
+    @property
+    def flossing_seconds(self) -> float:
+        """Median of the seconds of flossing."""
+        return median(each.flossing_seconds for each in self.runs)
+
+    @property
+    def training_seconds(self) -> float:
+        """Median of the seconds of training."""
+        return median(each.training_seconds for each in self.runs)
+
+
+def arms(runs: Sequence[Run], *, accuracy: float = SUCCESS) -> list[Arm]:
+    """Return the runs by what they have in common but for the seed, in the order of the first.
+
+    Args:
+        runs: in any order; within an arm they come by seed.
+        accuracy: from which on a run has succeeded.
+    """
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(replace(run.configuration, seed=0).digest, []).append(run)
+    return [
+        Arm(tuple(sorted(each, key=lambda run: run.configuration.seed)), accuracy)
+        for each in found.values()
+    ]

@@ -14,11 +14,12 @@ import torch
 
 from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
 from flossing.backends import compile_ahead
-from flossing.experiments.configuration import Architecture
+from flossing.experiments.configuration import Architecture, Flossing
 from flossing.experiments.environment import environment
+from flossing.experiments.member import stream_seed
 from flossing.experiments.networks import SequenceNetwork, make_network
-from flossing.experiments.training import Flossing, stream_seed
-from flossing.floss import floss
+from flossing.experiments.schedules import PUBLISHED, before_only
+from flossing.flosser import Flosser
 from flossing.plots import (
     BLUE,
     VERMILLION,
@@ -58,7 +59,7 @@ class Setting:
 
     size: int = 80
     gain: float = 1.0
-    flossing: Flossing = field(default_factory=lambda: Flossing(k=75, steps=500, time_steps=55))
+    flossing: Flossing = field(default_factory=lambda: before_only(80))
     horizons: tuple[int, ...] = (1, 2, 5, 10, *range(20, 301, 20))
     origins: int = 20
     steps: int = 1000
@@ -68,7 +69,7 @@ class Setting:
 
 QUICK = Setting(
     size=10,
-    flossing=Flossing(k=8, steps=5, time_steps=30),
+    flossing=Flossing(k=8, time_steps=30, schedule=PUBLISHED | {"before": 5, "times": 0}),
     horizons=(1, 5, 10),
     origins=3,
     steps=40,
@@ -93,18 +94,17 @@ def measure(setting: Setting, seed: int) -> dict[str, LongTermJacobian]:
     # That no result depends on when this is done in the background.
     compile_ahead(network.system)
     before = _analysed(network, setting, seed)
-    schedule = setting.flossing
-    batches = _task(schedule.time_steps).batches(1, seed=stream_seed(seed, "flossing inputs"))
-    floss(
+    flossing = setting.flossing
+    flosser = Flosser(
         network.system,
-        batches,
-        k=schedule.k,
-        steps=schedule.steps,
-        lr=schedule.learning_rate,
-        state_transient=schedule.state_transient,
-        frame_transient=schedule.frame_transient,
+        k=flossing.k,
+        state_transient=flossing.state_transient,
+        frame_transient=flossing.frame_transient,
         generator=_generator(seed, "flossing frames"),
+        **flossing.schedule,
     )
+    task = _task(flossing.time_steps)
+    flosser.before_training(task.batches(1, seed=stream_seed(seed, "flossing inputs")))
     return dict(zip(ARMS, (before, _analysed(network, setting, seed)), strict=True))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
@@ -18,14 +19,16 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from torch import nn
 
+from flossing.backends import compile_ahead
 from flossing.documents import json_text, storable
 from flossing.experiments.configuration import Architecture, Configuration, Flossing, Training
 from flossing.experiments.demo_figure import demo_figure
 from flossing.experiments.demo_run import DemoRun, label
 from flossing.experiments.environment import available_processors, environment
 from flossing.experiments.sweep import Progress as GroupProgress
-from flossing.experiments.sweep import compile_for, sweep
+from flossing.experiments.sweep import sweep
 from flossing.plots import new_figure
 from flossing.tasks import Digits, TemporalXor
 
@@ -138,8 +141,8 @@ def run_demo(demo: Demo, console: Console) -> list[DemoRun]:
         f"on {processors} processor{'s' if processors > 1 else ''}"
     )
     with console.status("compiling, once on this machine: half a minute"):
-        for configuration in configurations:
-            compile_for(configuration, threads=1)
+        # Each worker would wait for the first of them to be done.
+        compile_ahead(nn.RNN(1, 1, device="meta"), dtype=torch.float32, threads=1)
     start = time.perf_counter()
     records = _run(configurations, console)
     seconds = time.perf_counter() - start

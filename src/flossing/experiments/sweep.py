@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from flossing.backends import compile_ahead
 from flossing.checks import require_integer
 from flossing.errors import InvalidOptionError, UnreadableFileError
 from flossing.experiments import training
 from flossing.experiments.configuration import Configuration
-from flossing.experiments.member import initial_network
 from flossing.experiments.planning import MayRunTogether, plan
 from flossing.experiments.records import Run
 from flossing.experiments.store import Group, Store
@@ -113,30 +111,13 @@ def sweep(
             place = stack.enter_context(opened(workers, dask))
             together = may_run_together or training.may_run_together
             groups = plan(missing, store, workers=place.count, may_run_together=together)
-            task = _Task(run_together or _run_compiled)
+            task = _Task(run_together or training.run_together)
             failures = _Round(place, task, on_progress or _no_report).run(groups)
             runs |= _finished(store, missing)
             store.tidy()
         _raise_first(failures, wanted)
         _require_all(runs, wanted, store)
         return [runs[each.digest] for each in configurations]
-
-
-def compile_for(configuration: Configuration, *, threads: int | None = None) -> None:
-    """Have compiled code ready, so that no result depends on when that was done.
-
-    Args:
-        configuration: what will be run.
-        threads: see `flossing.compile_ahead`.
-    """
-    if configuration.flossing is not None or configuration.measured_exponents:
-        compile_ahead(initial_network(configuration).system, threads=threads)
-
-
-def _run_compiled(configurations: Sequence[Configuration], **options: Any) -> list[Run]:
-    for configuration in configurations:
-        compile_for(configuration)
-    return training.run_together(configurations, **options)
 
 
 @dataclass(frozen=True)

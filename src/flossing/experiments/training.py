@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from flossing.backends import compile_ahead
 from flossing.errors import InvalidOptionError
 from flossing.experiments.checkpoint import read_checkpoint, write_checkpoint
 from flossing.experiments.configuration import Configuration
@@ -104,6 +105,8 @@ def may_run_together(first: Configuration, second: Configuration) -> bool:
 class _Trainer:
     def __init__(self, configurations: Sequence[Configuration], report: Report) -> None:
         self.members = [Member(configuration) for configuration in configurations]
+        # That no record depends on when this is done in the background.
+        compile_ahead(self.members[0].network.system)
         self.epoch = 0
         self._training = configurations[0].training
         self._every = configurations[0].evaluate_every

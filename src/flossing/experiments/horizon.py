@@ -1,0 +1,104 @@
+"""How far flossing carries a vanilla network: tasks of growing delay, under three schedules."""
+
+from dataclasses import dataclass, replace
+
+from flossing.experiments.configuration import Architecture, Configuration, Training
+from flossing.experiments.schedules import default, published
+from flossing.tasks import (
+    AddingProblem,
+    DelayedCopy,
+    Digits,
+    SpatialXor,
+    Task,
+    TemporalXor,
+)
+
+ARMS = {"without": None, "published": published, "default": default}
+SEEDS = 5
+
+# Sequences of three times the delay, in the published set-up; a network that has answered
+# 99.5 % three evaluations in a row is done.
+DELAYED = Training(epochs=3000, batch_size=16, max_gradient_norm=0.03, patience=3)
+DIGITS = Training(epochs=1200, batch_size=64, max_gradient_norm=1.0)
+ADDING = Training(epochs=3000, batch_size=16, max_gradient_norm=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A task, and the network that is to learn it under each of the schedules.
+
+    Attributes:
+        name: what tables call it.
+        task: what is learned.
+        architecture: what learns it.
+        training: how.
+    """
+
+    name: str
+    task: Task
+    architecture: Architecture
+    training: Training
+
+    def configurations(self, *, seeds: int = SEEDS) -> dict[str, list[Configuration]]:
+        """Every schedule's runs, one a seed.
+
+        Args:
+            seeds: how many.
+        """
+        common = Configuration(
+            task=self.task, architecture=self.architecture, training=self.training
+        )
+        flossings = {
+            arm: None if schedule is None else schedule(self.architecture.size)
+            for arm, schedule in ARMS.items()
+        }
+        return {
+            arm: [replace(common, flossing=flossing, seed=seed) for seed in range(seeds)]
+            for arm, flossing in flossings.items()
+        }
+
+
+def _delayed(
+    name: str, task: type[DelayedCopy | TemporalXor | SpatialXor], delay: int, size: int
+) -> Row:
+    return Row(
+        name=f"{name} d={delay}, N={size}",
+        task=task(delay=delay, steps=3 * delay),
+        architecture=Architecture(size=size, form="rate"),
+        training=DELAYED,
+    )
+
+
+def _digits(filler: str, hold: int) -> Row:
+    held = "blank steps" if filler == "blank" else "steps of noise"
+    return Row(
+        name=f"digits, asked after {hold} {held}, N=128",
+        task=Digits(hold=hold, filler="noise" if filler == "noise" else "blank"),
+        architecture=Architecture(size=128),
+        training=DIGITS,
+    )
+
+
+ROWS = (
+    _delayed("temporal XOR", TemporalXor, 40, 80),
+    _delayed("temporal XOR", TemporalXor, 70, 80),
+    _delayed("temporal XOR", TemporalXor, 100, 128),
+    _delayed("temporal XOR", TemporalXor, 200, 256),
+    _delayed("delayed copy", DelayedCopy, 40, 80),
+    _delayed("delayed copy", DelayedCopy, 70, 80),
+    _delayed("delayed copy", DelayedCopy, 200, 256),
+    _delayed("spatial XOR", SpatialXor, 40, 80),
+    _digits("blank", 0),
+    _digits("blank", 60),
+    _digits("blank", 200),
+    _digits("blank", 500),
+    _digits("noise", 60),
+    _digits("noise", 200),
+    Row(
+        name="adding problem, 1000 steps, N=128",
+        task=AddingProblem(steps=1000),
+        architecture=Architecture(size=128),
+        training=ADDING,
+    ),
+)
+"""Digits asked at once tell what the later questions are measured against."""

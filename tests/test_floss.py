@@ -218,7 +218,10 @@ def network_at(seed):
 
 
 class TestFlosser:
-    OPTIONS = {"k": 4, "before": 4, "every": 3, "steps": 2, "times": 2, "lr": 1e-2}
+    OPTIONS = {
+        "k": 4, "before": 4, "every": 3, "steps": 2, "times": 2, "lr": 1e-2, "tolerance": None,
+        "drift": None,
+    }  # fmt: skip
 
     def test_schedule(self):
         flosser = flossing.Flosser(network(), **self.OPTIONS)
@@ -249,6 +252,49 @@ class TestFlosser:
         assert len(made) == 1
         (moments, *_) = made[0].state.values()
         assert int(moments["step"]) == 6
+
+    def test_step_size_shrinks_before_training(self):
+        flosser = flossing.Flosser(network(), **self.OPTIONS | {"training_lr": 1e-4})
+        (group,) = flosser._optimizer.param_groups
+        sizes = [group["lr"]]
+        flosser.before_training(batches(), callback=lambda *_: sizes.append(group["lr"]))
+        assert sizes == pytest.approx([1e-2, 1e-2 * 10**-0.5, 1e-3, 1e-3 * 10**-0.5, 1e-4])
+        flosser.step(3, batches())
+        assert group["lr"] == pytest.approx(1e-4)
+
+    def test_step_size_of_training_without_flossing_before(self):
+        flosser = flossing.Flosser(network(), **self.OPTIONS | {"before": 0, "training_lr": 1e-4})
+        flosser.step(3, batches())
+        assert flosser._optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+
+    def test_an_optimizer_of_ones_own_keeps_its_step_size(self):
+        module = network()
+        own = torch.optim.SGD(module.parameters(), lr=0.5)
+        flosser = flossing.Flosser(module, **self.OPTIONS, optimizer=own)
+        flosser.before_training(batches())
+        assert own.param_groups[0]["lr"] == 0.5
+
+    def test_idle_episodes_become_rare_and_change_nothing(self):
+        module = network()
+        before = copy.deepcopy(module.state_dict())
+        flosser = flossing.Flosser(module, **self.OPTIONS | {"every": 1, "tolerance": 1e9})
+        due = [epoch for epoch in range(1, 80) if flosser.step(epoch, batches()) is not None]
+        assert due == [1, 3, 7, 15, 31, 47, 63, 79]
+        assert all(torch.equal(before[name], each) for name, each in module.state_dict().items())
+
+    def test_after_its_episodes_it_acts_on_drift_alone(self):
+        module = network()
+        options = self.OPTIONS | {"every": 1, "times": 2, "drift": 1e-3}
+        flosser = flossing.Flosser(module, **options)
+        with torch.no_grad():
+            module.weight_hh_l0.copy_(0.01 * torch.eye(len(module.weight_hh_l0)))
+        drifted = [flosser.step(epoch, batches()) for epoch in range(1, 6)]
+        assert all(history is not None and not history.converged for history in drifted)
+        assert flosser._optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+        # Where every exponent is what it should be there is nothing to do.
+        flosser = flossing.Flosser(module, **options | {"drift": 1e9})
+        acted = [not flosser.step(epoch, batches()).converged for epoch in range(1, 4)]
+        assert acted == [True, True, False]
 
     @pytest.mark.parametrize("interrupted_at", [0, 1, 4, 7])
     def test_a_resumed_run_is_the_same_run(self, interrupted_at):
@@ -295,6 +341,7 @@ class TestFlosser:
             ({"every": 1.5}, "every is 1.5 .*float"),
             ({"steps": 0}, "steps is 0 .*at least 1"),
             ({"times": -1}, "times is -1 .*at least 0"),
+            ({"training_lr": 0.0}, "training_lr is 0.0 .*positive"),
         ],
     )
     @pytest.mark.usefixtures("own_checks_only")

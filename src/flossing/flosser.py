@@ -19,23 +19,30 @@ from flossing.floss import (
 )
 from flossing.recurrence import System
 
+LONGEST_PAUSE = 16
+"""In units of the least number of epochs between episodes."""
+
+GENTLE = 0.1
+"""Of the step size: what is left where exponents have drifted in a network that has learned."""
+
 
 class Flosser:
     """Flosses a system before its training and, ever more gently, during it.
 
     Before training, exponents are driven to the target with large steps that shrink from `lr` to
-    `training_lr`. During training an episode is due every `every` epochs; it acts as long as the
-    exponents have drifted, that is, while the loss is not below the tolerance. An episode that
-    finds nothing to do doubles the time to the next one, and one that does sets it back to
-    `every`. After `times` episodes that acted, training goes on alone: each step of flossing costs
-    a little of what has been learned, so it pays while gradients are still to be carried over long
-    times, and no longer.
+    `training_lr`. During training an episode is due every `every` epochs, and acts while the loss
+    is not below the tolerance. An episode that finds nothing to do doubles the time to the next
+    one, up to sixteenfold, and one that acts sets it back to `every`.
+
+    Each step of flossing costs a little of what has been learned. So after `times` episodes that
+    acted, those that follow act only where the exponents have drifted, where the loss is not below
+    `drift`, and with a tenth of the step size.
 
     One optimizer serves all episodes: Adam with empty moments moves every weight by the full
     step size, however small the gradient, and so undoes what training has learned.
 
     The published schedule (Engelken, NeurIPS 2023) is `before=500, every=100, steps=500, times=2,
-    lr=1e-3, training_lr=1e-3, tolerance=None`. The evidence for the default is in
+    lr=1e-3, training_lr=1e-3, tolerance=None, drift=None`. The evidence for the default is in
     `docs/horizon.md`. An epoch is whatever is counted: in the paper, and for the default, it is
     one gradient step of training.
 
@@ -45,13 +52,14 @@ class Flosser:
         before: at most so many gradient steps before training; 0 for none.
         every: least number of epochs between episodes during training; 0 for none.
         steps: at most so many gradient steps in an episode during training.
-        times: how many episodes during training; `None` for no limit.
+        times: so many episodes during training act on the tolerance; `None` for all.
         target: see `flossing_loss`.
         optimizer: see `floss`; it keeps its own step size.
         lr: step size of Adam at the start.
         training_lr: step size of Adam during training, reached geometrically before it.
         parameters: see `floss`.
         tolerance: an episode ends as soon as the loss is below it; `None` for never.
+        drift: takes the place of the tolerance after `times` episodes; `None` for no more episodes.
         max_gradient_norm: clip gradients to this norm.
         state: see `floss`.
         generator: for the first frames; `None` for a fixed seed. With the same generator and
@@ -77,16 +85,17 @@ class Flosser:
         system: System,
         *,
         k: int | None,
-        before: int = 300,
-        every: int = 2,
+        before: int = 400,
+        every: int = 3,
         steps: int = 1,
-        times: int | None = 500,
+        times: int | None = 400,
         target: float | Sequence[float] | Tensor = 0.0,
         optimizer: torch.optim.Optimizer | OptimizerFactory | None = None,
         lr: float = 1e-2,
         training_lr: float = 1e-3,
         parameters: Iterable[Tensor] | None = None,
         tolerance: float | None = 1e-4,
+        drift: float | None = 0.05,
         max_gradient_norm: float | None = None,
         state: Any = None,
         generator: torch.Generator | None = None,
@@ -103,6 +112,7 @@ class Flosser:
         self._steps = require_integer("steps", steps, at_least=1)
         self._times = None if times is None else require_integer("times", times, at_least=0)
         self._tolerance = tolerance
+        self._drift = drift
         self._generator = generator or torch.Generator().manual_seed(0)
         self._flossed_before = False
         self._episodes = 0
@@ -127,7 +137,7 @@ class Flosser:
             if callback is not None:
                 callback(step, loss)
 
-        history = self._run(batches, self._before, after_step)
+        history = self._run(batches, self._before, self._tolerance, after_step)
         self._shrink_step_size(1.0)
         self._flossed_before = True
         return history
@@ -141,8 +151,8 @@ class Flosser:
     ) -> FlossHistory | None:
         """Floss if that is due at this epoch; a no-op otherwise.
 
-        Due is the first epoch divisible by `every` that comes late enough after the last episode,
-        up to `times` episodes that acted. Exponents within the tolerance are measured only.
+        Due is the first epoch divisible by `every` that comes late enough after the last episode.
+        Exponents within the tolerance, or the drift allowed, are measured only.
 
         Args:
             epoch: number of the training epoch, rising from call to call.
@@ -152,11 +162,12 @@ class Flosser:
         require_integer("epoch", epoch, at_least=0)
         if not self._due(epoch):
             return None
-        self._shrink_step_size(1.0)
-        history = self._run(batches, self._steps, callback)
+        self._shrink_step_size(1.0, GENTLE if self._settled else 1.0)
+        tolerance = self._drift if self._settled else self._tolerance
+        history = self._run(batches, self._steps, tolerance, callback)
         idle = history.converged and len(history.loss) == 1
         self._episodes += not idle
-        self._pause = 2 * self._pause if idle else self._every
+        self._pause = min(2 * self._pause, LONGEST_PAUSE * self._every) if idle else self._every
         self._last_epoch = epoch
         self._next_epoch = epoch + self._pause
         return history
@@ -196,27 +207,34 @@ class Flosser:
     def _due(self, epoch: int) -> bool:
         if not self._every or epoch % self._every or epoch <= self._last_epoch:
             return False
-        if epoch < self._next_epoch:
-            return False
-        return self._times is None or self._episodes < self._times
+        return epoch >= self._next_epoch and not (self._settled and self._drift is None)
 
-    def _shrink_step_size(self, progress: float) -> None:
+    @property
+    def _settled(self) -> bool:
+        """Whether all episodes that act on the tolerance have come."""
+        return self._times is not None and self._episodes >= self._times
+
+    def _shrink_step_size(self, progress: float, factor: float = 1.0) -> None:
         """Set Adam's step size to where it is after a part, from 0 to 1, of the first phase."""
         if self._step_sizes is None:
             return
         first, last = self._step_sizes
         for group in self._optimizer.param_groups:
-            group["lr"] = first * (last / first) ** progress
+            group["lr"] = factor * first * (last / first) ** progress
 
     def _run(
-        self, batches: Batches, steps: int, callback: Callable[[int, float], None] | None
+        self,
+        batches: Batches,
+        steps: int,
+        tolerance: float | None,
+        callback: Callable[[int, float], None] | None,
     ) -> FlossHistory:
         return floss_objective(
             self._objective,
             self._optimizer,
             batch_source(batches),
             steps=steps,
-            tolerance=self._tolerance,
+            tolerance=tolerance,
             generator=self._generator,
             callback=callback,
         )

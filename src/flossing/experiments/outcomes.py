@@ -50,14 +50,36 @@ def seconds_to_success(run: Run, *, accuracy: float = SUCCESS) -> float:
         Seconds; infinite if it never was.
     """
     success = first_success(run, accuracy=accuracy)
-    if success is None:
-        return math.inf
+    return math.inf if success is None else seconds_until(run, success.epoch)
+
+
+def seconds_until(run: Run, epoch: int) -> float:
+    """Return how many seconds of flossing and training an epoch's end had taken.
+
+    Of the seconds of training, the share of the epochs until then; of those of flossing, the
+    share of the flossing steps.
+
+    Args:
+        run: any run.
+        epoch: of its training; 0 for right before it.
+    """
     steps = sum(len(each.loss) for each in run.episodes)
-    before = sum(len(each.loss) for each in run.episodes if each.epoch <= success.epoch)
+    before = sum(len(each.loss) for each in run.episodes if each.epoch <= epoch)
     flossing = run.flossing_seconds * before / steps if steps else 0.0
     epochs = len(run.epochs)
-    training = run.training_seconds * success.epoch / epochs if epochs else 0.0
+    training = run.training_seconds * epoch / epochs if epochs else 0.0
     return flossing + training
+
+
+def last_within(run: Run, seconds: float) -> Evaluation:
+    """Return the last evaluation after at most so many seconds of flossing and training.
+
+    Args:
+        run: any run.
+        seconds: wall-clock; where it is too short for anything, the first evaluation is returned.
+    """
+    reached = [each for each in run.evaluations if seconds_until(run, each.epoch) <= seconds]
+    return reached[-1] if reached else run.evaluations[0]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ PUBLISHED = {
     "lr": 1e-3,
     "training_lr": 1e-3,
     "tolerance": None,
+    "drift": None,
 }
 
 DEFAULT = {
@@ -55,18 +56,18 @@ def before_only(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS
 
 
 def default(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS) -> Flossing:
-    """The schedule that `flossing.Flosser` has by default, over nine tenths of the exponents.
+    """The schedule that `flossing.Flosser` has by default, over all exponents.
 
     Args:
         size: number N of hidden units.
-        k: how many exponents; `None` for 9/10 of them.
+        k: how many exponents; `None` for all of them.
         time_steps: length of the sequences.
 
     Example:
         >>> default(80).k
-        72
+        80
     """
-    return Flossing(k=k or max(1, size * 9 // 10), time_steps=time_steps, schedule=DEFAULT)
+    return Flossing(k=k or size, time_steps=time_steps, schedule=DEFAULT)
 
 
 SCHEDULES: dict[str, Callable[..., Flossing]] = {

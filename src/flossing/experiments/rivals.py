@@ -1,0 +1,130 @@
+"""Flossing beside what else is done against vanishing and exploding gradients."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from flossing.experiments.configuration import Architecture, Configuration, Form, Training
+from flossing.experiments.outcomes import last_within
+from flossing.experiments.records import Run
+from flossing.experiments.schedules import default
+from flossing.tasks import AddingProblem, CopyMemory, DelayedCopy, Digits, Task, TemporalXor
+
+SEEDS = 5
+PENALTY = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """A task that all rivals have to learn.
+
+    Attributes:
+        name: what tables call it.
+        task: what is learned.
+        size: number N of hidden units.
+        form: of the vanilla networks.
+        training: how; the same for all.
+    """
+
+    name: str
+    task: Task
+    size: int
+    form: Form
+    training: Training
+
+    def rivals(self) -> dict[str, Configuration]:
+        """Every rival's configuration, with the seed 0, by what tables call it.
+
+        Gradients are clipped for all of them; "clipping" has nothing else.
+        """
+        size = self.size
+        vanilla = Architecture(size=size, form=self.form)
+        relu = Architecture(cell="relu", size=size, initialisation="identity")
+        modrelu = Architecture(
+            cell="modrelu", size=size, initialisation="orthogonal", orthogonal=True
+        )
+        chrono = Architecture(
+            cell="lstm", size=size, initialisation="chrono", longest_memory=self.task.steps
+        )
+        memory = Architecture(cell="lem", size=size, initialisation="stock")
+        orthogonal = replace(vanilla, initialisation="orthogonal")
+        common = Configuration(task=self.task, architecture=vanilla, training=self.training)
+        penalised = replace(self.training, norm_penalty=PENALTY)
+        return {
+            "clipping": common,
+            "flossing": replace(common, flossing=default(size)),
+            "orthogonal initialisation": replace(common, architecture=orthogonal),
+            "orthogonal parametrisation": replace(
+                common, architecture=replace(orthogonal, orthogonal=True)
+            ),
+            "modReLU, orthogonal": replace(common, architecture=modrelu),
+            "ReLU from the identity": replace(common, architecture=relu),
+            "chrono LSTM": replace(common, architecture=chrono),
+            "long expressive memory": replace(common, architecture=memory),
+            "penalty Ω": replace(common, training=penalised),
+        }
+
+    def configurations(self, *, seeds: int = SEEDS) -> dict[str, list[Configuration]]:
+        """Every rival's runs, one a seed.
+
+        Args:
+            seeds: how many.
+        """
+        return {
+            name: [replace(each, seed=seed) for seed in range(seeds)]
+            for name, each in self.rivals().items()
+        }
+
+
+CONTESTS = (
+    Contest(
+        name="temporal XOR, d=40",
+        task=TemporalXor(delay=40, steps=120),
+        size=80,
+        form="rate",
+        training=Training(epochs=3000, max_gradient_norm=0.03, patience=3),
+    ),
+    Contest(
+        name="delayed copy, d=40",
+        task=DelayedCopy(delay=40, steps=120),
+        size=80,
+        form="rate",
+        training=Training(epochs=3000, max_gradient_norm=0.03, patience=3),
+    ),
+    Contest(
+        name="copy memory, 100 steps",
+        task=CopyMemory(delay=100, length=10),
+        size=128,
+        form="state",
+        training=Training(epochs=3000, max_gradient_norm=1.0, patience=3),
+    ),
+    Contest(
+        name="adding, 200 steps",
+        task=AddingProblem(steps=200),
+        size=128,
+        form="state",
+        training=Training(epochs=3000, max_gradient_norm=1.0),
+    ),
+    Contest(
+        name="digits, held for 60 steps",
+        task=Digits(hold=60),
+        size=128,
+        form="state",
+        training=Training(epochs=1200, batch_size=64, max_gradient_norm=1.0),
+    ),
+)
+
+
+def at_equal_seconds(runs: Sequence[Run], seconds: float) -> tuple[float | None, float]:
+    """Return the medians, over seeds, of accuracy and loss after so much flossing and training.
+
+    Args:
+        runs: of one rival.
+        seconds: wall-clock; a run that was done before counts as it ended.
+    """
+    reached = [last_within(run, seconds) for run in runs]
+    accuracies = [each.accuracy for each in reached if each.accuracy is not None]
+    return (
+        median(accuracies) if accuracies else None,
+        median(each.loss for each in reached),
+    )

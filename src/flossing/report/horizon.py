@@ -1,0 +1,135 @@
+"""Tables of the two studies: how far flossing carries, and how it does beside its rivals."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+from flossing.experiments.horizon import ARMS, Row
+from flossing.experiments.outcomes import Arm
+from flossing.experiments.records import Run
+from flossing.experiments.rivals import Contest, at_equal_seconds
+from flossing.report.comparison import NEVER, or_never
+from flossing.report.model import Table
+from flossing.tasks import Digits
+from flossing.wording import number_in_words
+
+WINNER = "flossing"
+
+
+def horizon_table(rows: Sequence[Row], runs: Mapping[str, Run], *, seeds: int) -> Table:
+    """Return a line a task: what came of each schedule, and what it cost.
+
+    Args:
+        rows: the tasks.
+        runs: what was run, by the digest of its configuration; others are left out.
+        seeds: how many of each.
+    """
+    lines: list[tuple[str, ...]] = []
+    for row in rows:
+        arms = {
+            name: _arm(runs[each.digest] for each in configurations if each.digest in runs)
+            for name, configurations in row.configurations(seeds=seeds).items()
+        }
+        outcomes = [_outcome(arms[name]) for name in ARMS]
+        costs = [_cost(arms[name], arms["without"]) for name in ARMS if name != "without"]
+        lines.append((row.name, *outcomes, *costs))
+    return Table(
+        "Solved: at least 95 % on fresh data after training, of so many seeds; in brackets the "
+        "median of the accuracies. Digits: median accuracy on the test part. Adding: median of "
+        "the mean squared errors. Cost: median of the seconds of flossing and training in all, over "
+        "those without flossing.",
+        ("task", *ARMS, *(f"cost, {name}" for name in ARMS if name != "without")),
+        tuple(lines),
+    )
+
+
+def rivals_table(contests: Sequence[Contest], runs: Mapping[str, Run], *, seeds: int) -> Table:
+    """Return a line for every rival in every contest.
+
+    Args:
+        contests: the tasks.
+        runs: what was run, by the digest of its configuration; others are left out.
+        seeds: how many of each.
+    """
+    lines: list[tuple[str, ...]] = []
+    for contest in contests:
+        arms = {
+            name: _arm(runs[each.digest] for each in configurations if each.digest in runs)
+            for name, configurations in contest.configurations(seeds=seeds).items()
+        }
+        flossed = arms[WINNER]
+        allowed = median(map(_seconds, flossed.runs)) if flossed else math.nan
+        lines += [
+            (contest.name, name, *_standing(arm, allowed))
+            for name, arm in arms.items()
+            if arm is not None
+        ]
+    return Table(
+        "Solved, epochs and seconds to 95 %, accuracy (adding: mean squared error): medians over "
+        f"seeds, where one that never gets there counts as infinite ({NEVER}). At equal "
+        "wall-clock: after the seconds that the flossed networks took in all. Seconds: of flossing "
+        "and training, without evaluations, for one of the networks that are trained together.",
+        (
+            "task",
+            "network",
+            "solved",
+            "epochs to 95 %",
+            "seconds to 95 %",
+            "at the end",
+            "at equal wall-clock",
+            "seconds an epoch",
+        ),
+        tuple(lines),
+    )
+
+
+def _arm(runs: Iterable[Run]) -> Arm | None:
+    found = tuple(runs)
+    return Arm(found) if found else None
+
+
+def _outcome(arm: Arm | None) -> str:
+    if arm is None:
+        return "not run"
+    if arm.regression:
+        return number_in_words(arm.median_loss)
+    accuracy = f"{100 * arm.median_accuracy:.1f} %"
+    return (
+        accuracy if isinstance(arm.configuration.task, Digits) else f"{_solved(arm)} ({accuracy})"
+    )
+
+
+def _solved(arm: Arm) -> str:
+    return f"{round(arm.success_rate * len(arm.runs))}/{len(arm.runs)}"
+
+
+def _cost(arm: Arm | None, without: Arm | None) -> str:
+    if arm is None or without is None:
+        return NEVER
+    each, alone = (median(map(_seconds, found.runs)) for found in (arm, without))
+    return f"{each / alone:.2f}"
+
+
+def _standing(arm: Arm, allowed: float) -> tuple[str, ...]:
+    accuracy, loss = at_equal_seconds(arm.runs, allowed)
+    if arm.regression:
+        last, equal, solved = number_in_words(arm.median_loss), number_in_words(loss), NEVER
+    else:
+        last, solved = f"{100 * arm.median_accuracy:.1f} %", _solved(arm)
+        equal = NEVER if accuracy is None else f"{100 * accuracy:.1f} %"
+    return (
+        solved,
+        or_never(arm.median_epochs, "{:.0f}"),
+        or_never(arm.median_seconds, "{:.0f}"),
+        last,
+        equal,
+        f"{median(map(_seconds_an_epoch, arm.runs)):.3f}",
+    )
+
+
+def _seconds(run: Run) -> float:
+    return run.flossing_seconds + run.training_seconds
+
+
+def _seconds_an_epoch(run: Run) -> float:
+    return _seconds(run) / max(1, len(run.epochs))

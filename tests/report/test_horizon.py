@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import pytest
+
+from flossing.experiments.configuration import Configuration
+from flossing.experiments.horizon import ARMS, ROWS
+from flossing.experiments.records import Epoch, Evaluation, Run
+from flossing.experiments.rivals import CONTESTS
+from flossing.report.horizon import horizon_table, rivals_table
+
+
+def run_of(configuration: Configuration, final: float, *, epochs=10, seconds=10.0, flossing=0.0):
+    """A run whose accuracy, or error, goes linearly from 0 to what it is in the end."""
+    regression = configuration.task.kind == "regression"
+    evaluations = tuple(
+        Evaluation(
+            epoch=epoch,
+            loss=final * epoch / epochs,
+            accuracy=None if regression else final * epoch / epochs,
+        )
+        for epoch in range(epochs + 1)
+    )
+    return Run(
+        configuration=configuration,
+        epochs=tuple(Epoch(epoch=e + 1, loss=1.0, gradient_norm=1.0) for e in range(epochs)),
+        episodes=(),
+        evaluations=evaluations,
+        final=replace(evaluations[-1]),
+        flossing_seconds=flossing,
+        training_seconds=seconds,
+    )
+
+
+def cells(table):
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+XOR, DIGITS, ADDING = (
+    next(row for row in ROWS if row.name.startswith(start))
+    for start in ("temporal XOR", "digits", "adding")
+)
+
+
+def test_every_row_of_the_table_is_there():
+    names = [row.name for row in ROWS]
+    assert len(set(names)) == len(names) == 15
+    for row in ROWS:
+        arms = row.configurations(seeds=2)
+        assert list(arms) == list(ARMS)
+        assert all([each.seed for each in arm] == [0, 1] for arm in arms.values())
+        digests = {each.digest for arm in arms.values() for each in arm}
+        assert len(digests) == 2 * len(ARMS)
+
+
+def test_delayed_tasks_have_sequences_of_three_delays():
+    for row in ROWS:
+        delay = getattr(row.task, "delay", None)
+        assert delay is None or row.task.steps >= 3 * delay
+
+
+def test_outcomes_and_costs():
+    arms = XOR.configurations(seeds=3)
+    runs = [run_of(each, 0.5) for each in arms["without"]]
+    runs += [run_of(each, 0.9 + 0.04 * each.seed, flossing=3.0) for each in arms["default"]]
+    (line,) = cells(horizon_table([XOR], {r.configuration.digest: r for r in runs}, seeds=3))
+    assert line["without"] == "0/3 (50.0 %)"
+    assert line["default"] == "1/3 (94.0 %)"
+    assert line["published"] == "not run"
+    assert line["cost, default"] == "1.30"
+    assert line["cost, published"] == "–"
+
+
+@pytest.mark.parametrize(("row", "shown"), [(DIGITS, "80.0 %"), (ADDING, "0.8")])
+def test_digits_and_errors(row, shown):
+    runs = {each.digest: run_of(each, 0.8) for each in row.configurations(seeds=2)["default"]}
+    (line,) = cells(horizon_table([row], runs, seeds=2))
+    assert line["default"] == shown
+
+
+def test_rivals_at_the_flossed_wall_clock():
+    contest = CONTESTS[0]
+    arms = contest.configurations(seeds=2)
+    assert len(arms) == 9
+    runs = [run_of(each, 1.0, seconds=6.0, flossing=2.0) for each in arms["flossing"]]
+    runs += [run_of(each, 1.0, seconds=40.0) for each in arms["chrono LSTM"]]
+    table = cells(rivals_table([contest], {r.configuration.digest: r for r in runs}, seeds=2))
+    assert [line["network"] for line in table] == ["flossing", "chrono LSTM"]
+    slow = table[1]
+    assert slow["solved"] == "2/2"
+    assert slow["at the end"] == "100.0 %"
+    # Eight seconds are two of ten epochs at four seconds each.
+    assert slow["at equal wall-clock"] == "20.0 %"
+    assert slow["seconds an epoch"] == "4.000"
+    assert slow["epochs to 95 %"] == "10"
+    assert slow["seconds to 95 %"] == "40"
+
+
+@pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: contest.name)
+def test_rivals_differ(contest):
+    digests = {each.digest for each in contest.rivals().values()}
+    assert len(digests) == 9

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from flossing.experiments.condensed import AnyRun, condensed
 from flossing.experiments.configuration import Configuration
-from flossing.experiments.records import Evaluation, Run
+from flossing.experiments.records import Evaluation
 
 SUCCESS = 0.95
 """The accuracy from which a task counts as learned."""
 
 
-def first_success(run: Run, *, accuracy: float = SUCCESS) -> Evaluation | None:
+def first_success(run: AnyRun, *, accuracy: float = SUCCESS) -> Evaluation | None:
     """Return the first evaluation at or above an accuracy, or `None` if there is none.
 
     Args:
@@ -25,7 +26,7 @@ def first_success(run: Run, *, accuracy: float = SUCCESS) -> Evaluation | None:
     return next(reached, None)
 
 
-def epochs_to_success(run: Run, *, accuracy: float = SUCCESS) -> float:
+def epochs_to_success(run: AnyRun, *, accuracy: float = SUCCESS) -> float:
     """Return after how many epochs an accuracy was first met; infinite if it never was.
 
     Args:
@@ -36,7 +37,7 @@ def epochs_to_success(run: Run, *, accuracy: float = SUCCESS) -> float:
     return math.inf if success is None else float(success.epoch)
 
 
-def seconds_to_success(run: Run, *, accuracy: float = SUCCESS) -> float:
+def seconds_to_success(run: AnyRun, *, accuracy: float = SUCCESS) -> float:
     """Return how many seconds of flossing and training it took to meet an accuracy first.
 
     Of the seconds of training, the share of the epochs until then; of those of flossing, the
@@ -52,10 +53,10 @@ def seconds_to_success(run: Run, *, accuracy: float = SUCCESS) -> float:
     success = first_success(run, accuracy=accuracy)
     if success is None:
         return math.inf
-    steps = sum(len(each.loss) for each in run.episodes)
-    before = sum(len(each.loss) for each in run.episodes if each.epoch <= success.epoch)
+    short = condensed(run)
+    steps, epochs = short.flossing_steps[-1], short.epochs
+    before = short.flossing_steps[run.evaluations.index(success)]
     flossing = run.flossing_seconds * before / steps if steps else 0.0
-    epochs = len(run.epochs)
     training = run.training_seconds * success.epoch / epochs if epochs else 0.0
     return flossing + training
 
@@ -72,7 +73,7 @@ class Arm:
         accuracy: from which on a run has succeeded.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[AnyRun, ...]
     accuracy: float = SUCCESS
 
     @property
@@ -125,14 +126,14 @@ class Arm:
         return median(each.training_seconds for each in self.runs)
 
 
-def arms(runs: Sequence[Run], *, accuracy: float = SUCCESS) -> list[Arm]:
+def arms(runs: Sequence[AnyRun], *, accuracy: float = SUCCESS) -> list[Arm]:
     """Return the runs by what they have in common but for the seed, in the order of the first.
 
     Args:
         runs: in any order; within an arm they come by seed.
         accuracy: from which on a run has succeeded.
     """
-    found: dict[str, list[Run]] = {}
+    found: dict[str, list[AnyRun]] = {}
     for run in runs:
         found.setdefault(replace(run.configuration, seed=0).digest, []).append(run)
     return [

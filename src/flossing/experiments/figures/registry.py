@@ -1,0 +1,25 @@
+"""The studies that can be run by name."""
+
+from collections.abc import Mapping
+
+from flossing.experiments.figures import (
+    architectures,
+    before_training,
+    condition_number,
+    controlled_exponents,
+    during_training,
+    number_of_exponents,
+)
+from flossing.experiments.figures.study import Study
+
+STUDIES: Mapping[str, Study] = {
+    each.name: each
+    for each in (
+        controlled_exponents.STUDY,
+        condition_number.STUDY,
+        before_training.STUDY,
+        during_training.STUDY,
+        number_of_exponents.STUDY,
+        architectures.STUDY,
+    )
+}

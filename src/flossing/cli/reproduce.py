@@ -107,7 +107,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flossing.experiments.figures.page import PAGE
-    from flossing.experiments.figures.registry import STUDIES
+    from flossing.experiments.figures.registry import FIGURES, STUDIES
     from flossing.experiments.figures.reproduce import Folder, present
     from flossing.plots import new_figure
 
@@ -115,7 +115,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     new_figure()
     console = Console()
     folder = Folder(options.output)
-    names = [name for name in STUDIES if name in options.names or ALL in options.names]
+    wanted = {*options.names, *(FIGURES if ALL in options.names else ())}
+    names = [name for name in STUDIES if name in wanted]
     if options.records is None:
         for name in names:
             _run(STUDIES[name], folder, options, console)

@@ -127,8 +127,9 @@ def _short(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _evaluation(document: Mapping[str, Any]) -> Evaluation:
-    own = {name: _number(value) for name, value in document.items()}
-    return Evaluation(**{"accuracy": None, **own})
+    own: dict[str, Any] = {name: _number(value) for name, value in document.items()}
+    own.setdefault("accuracy", None)
+    return Evaluation(**own)
 
 
 def _rounded_evaluation(evaluation: Evaluation) -> Evaluation:

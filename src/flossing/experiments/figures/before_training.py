@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 STATEMENT = (
     "Networks that are flossed before training learn delayed copy and temporal XOR at a delay of "
     "40 steps, where networks that are not flossed stay at chance; they learn faster, and solve "
-    "longer delays (recalled; the abstract confirms that success rate and speed rise for tasks "
-    "with long time horizons)."
+    "longer delays (recalled; the abstract confirms that success rate and speed of convergence "
+    "rise for tasks with long time horizons)."
 )
 CAPTION = (
     "Left: accuracy on data that is not trained on over the epochs, a line for each network. "
@@ -125,7 +125,7 @@ def _at_the_delay(task: str, found: Sequence[Arm]) -> Finding:
     return Finding(
         claim=f"{task} at d = {shown} is learned by networks flossed before training, and not by "
         "others.",
-        found="; ".join(words) + ".",
+        found="; ".join(words).capitalize() + ".",
         agrees=before.success_rate >= 0.5 > without.success_rate,
     )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from flossing.experiments.configuration import Architecture
-from flossing.experiments.figures.drawing import title
+from flossing.experiments.figures.drawing import index_axis, title
 from flossing.experiments.figures.networks import (
     floss_on_bits,
     fresh_network,
@@ -244,7 +244,7 @@ def _draw_spectra(axes: "Axes", results: Results) -> None:
             _draw_spectrum(axes, each.numbers["spectrum_after"], label, style)
         axes.axvline(k, color=style["color"], linewidth=0.8, alpha=0.5, zorder=0)
     axes.axhline(0, color="black", linestyle="--", linewidth=0.8, zorder=0)
-    axes.set_xlabel("index of the exponent")
+    index_axis(axes, "exponent")
     axes.set_ylabel("Lyapunov exponent (nats per step)")
     axes.legend(frameon=False, fontsize="small", loc="lower left")
     title(axes, "Spectra before and after flossing to zero")
@@ -289,7 +289,9 @@ def _reached(results: Results) -> Finding:
     return Finding(
         claim="The largest exponent reaches each of the targets −1, −0.5 and 0, whatever the gain.",
         found="Distance from the target over the last tenth of the steps, in nats per step: "
-        f"{words} (gains from {min(gains):.2f} to {max(gains):.2f}).".replace("target -", "target −"),
+        f"{words} (gains from {min(gains):.2f} to {max(gains):.2f}).".replace(
+            "target -", "target −"
+        ),
         agrees=max(miss for each in misses.values() for miss in each) < NEAR,
     )
 

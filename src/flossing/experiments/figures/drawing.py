@@ -12,6 +12,7 @@ from flossing.experiments.condensed import AnyRun
 from flossing.experiments.figures.training import delay_of
 from flossing.experiments.outcomes import Arm
 from flossing.plots import BLUE, GREEN, PURPLE, VERMILLION, plot_learning_curve
+from flossing.plots.axes import with_defaults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def draw_accuracy_by_delay(
         delays,
         [arm.median_accuracy for arm in found],
         label=label,
-        **{"markersize": 5, "linewidth": 1.6, **style},
+        **with_defaults(dict(style), markersize=5),
     )
     points = [
         (delay, each.final.accuracy)
@@ -89,7 +90,7 @@ def draw_learning_curves(
             axes,
             label=label if index == 0 else None,
             chance=0.5 if chance and index == 0 else None,
-            **{**style, "marker": None, "linewidth": 1.2, "alpha": 0.8},
+            **_thin(style),
         )
     finish_accuracy(axes)
     axes.set_xlabel("epoch")
@@ -110,7 +111,7 @@ def draw_gradient_norms(axes: "Axes", arm: Arm, *, label: str, style: Mapping[st
             [point.epoch for point in each.evaluations],
             norms,
             label=label if index == 0 else None,
-            **{**style, "marker": None, "linewidth": 1.2, "alpha": 0.8},
+            **_thin(style),
         )
     axes.set_yscale("log")
     axes.set_xlabel("epoch")
@@ -136,7 +137,7 @@ def draw_gradient_by_delay(
         list(map(delay_of, found)),
         heights,
         label=label,
-        **{"markersize": 5, "linewidth": 1.6, **style},
+        **with_defaults(dict(style), markersize=5),
     )
     axes.set_yscale("log")
     axes.set_xlabel("delay d (steps)")
@@ -151,6 +152,24 @@ def gradient_in_training(arm: Arm) -> float:
 def _geometric_mean(run: AnyRun) -> float:
     norms = [point.gradient_norm or 0.0 for point in run.evaluations]
     return math.exp(mean(map(math.log, norms))) if all(norms) else 0.0
+
+
+def _thin(style: Mapping[str, Any]) -> dict[str, Any]:
+    """The style of one network's line among several."""
+    return {**style, "marker": None, "linewidth": 1.2, "alpha": 0.8}
+
+
+def index_axis(axes: "Axes", what: str) -> None:
+    """Set the horizontal axis to whole numbers.
+
+    Args:
+        axes: where.
+        what: what is counted.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(f"index of the {what}")
 
 
 def title(axes: "Axes", text: str) -> None:

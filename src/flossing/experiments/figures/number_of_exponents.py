@@ -91,7 +91,7 @@ def draw(results: Results) -> "Figure":
     from matplotlib import colormaps
 
     groups = _by_k(arms(results.runs))
-    figure = new_figure(9.5, 3.9)
+    figure = new_figure(11.0, 3.9)
     delays, sizes = figure.subplots(1, 2)
     for index, (k, found) in enumerate(groups.items()):
         color = colormaps["viridis"](DARK_PART * (1 - index / max(1, len(groups) - 1)))
@@ -120,7 +120,8 @@ def draw(results: Results) -> "Figure":
     sizes.set_xlabel("number k of flossed exponents")
     title(sizes, "By the number of flossed exponents")
     for axes in (delays, sizes):
-        axes.legend(frameon=False, fontsize="small")
+        # Beside the panel, for lines may be anywhere in it.
+        axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -129,11 +129,13 @@ def _how(record: Record) -> str:
         )
         if count
     ]
+    count = len(results.runs) + len(results.measurements)
+    there = f", in which it did {record.done} of these; the others were there already"
     return (
         f"Size: {SIZES[record.size]}. {' and '.join(done)}, seeds "
         f"{', '.join(map(str, sorted(seeds)))}; {_seconds(record):.0f} s of flossing, training and "
-        f"measuring, summed over all. The command took {record.wall_clock_seconds:.0f} s, in which "
-        f"it did {record.done} of these; the others were there already."
+        f"measuring, summed over all. The last command took {record.wall_clock_seconds:.0f} s"
+        f"{there if record.done < count else ''}."
     )
 
 

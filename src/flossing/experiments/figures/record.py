@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from flossing.errors import FlossingError, UnreadableFileError
 from flossing.experiments.condensed import condensed_from
@@ -103,4 +103,4 @@ def _lines(record: Record) -> Iterator[dict[str, Any]]:
     for run in results.runs:
         yield {"run": run.document()}
     for each in results.measurements:
-        yield {"measurement": cast("dict[str, Any]", measurement_document(each))}
+        yield {"measurement": measurement_document(each)}

@@ -1,4 +1,4 @@
-"""The studies that can be run by name."""
+"""The studies that can be run by name: the paper's figures, and further ones."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from flossing.experiments.figures import (
 )
 from flossing.experiments.figures.study import Study
 
-STUDIES: Mapping[str, Study] = {
+FIGURES: Mapping[str, Study] = {
     each.name: each
     for each in (
         controlled_exponents.STUDY,
@@ -23,3 +23,8 @@ STUDIES: Mapping[str, Study] = {
         architectures.STUDY,
     )
 }
+
+FURTHER: Mapping[str, Study] = {}
+"""Studies that the paper does not have."""
+
+STUDIES: Mapping[str, Study] = {**FIGURES, **FURTHER}

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flossing.cli import analyze, demo, report, sweep, train
+from flossing.cli import analyze, demo, report, reproduce, sweep, train
 from flossing.errors import FlossingError
 from flossing.experiments.environment import installed_version
 
@@ -45,4 +45,5 @@ def _parser() -> argparse.ArgumentParser:
     train.add_command(commands)
     sweep.add_command(commands)
     report.add_command(commands)
+    reproduce.add_command(commands)
     return parser

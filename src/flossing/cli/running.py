@@ -5,17 +5,18 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flossing.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
     from rich.table import Table as RichTable
 
     from flossing.experiments.configuration import Configuration
+    from flossing.experiments.figures.study import Measurement, Study
     from flossing.experiments.records import Run
     from flossing.experiments.sweep import Progress
     from flossing.report.model import Table
@@ -38,25 +39,56 @@ def run_with_progress(
         workers: see `sweep`.
         dask: see `sweep`.
     """
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
     from flossing.experiments.sweep import sweep
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
     with (
-        Bars(*columns, console=console, transient=not console.is_terminal) as bars,
+        Bars(*_columns(), console=console, transient=not console.is_terminal) as bars,
         _warnings_on(console),
     ):
         shown = _Shown(bars, len({each.digest for each in configurations}))
         runs = sweep(configurations, folder, workers=workers, dask=dask, on_progress=shown.update)
         shown.end()
         return runs
+
+
+def measure_with_progress(
+    study: "Study",
+    settings: "Sequence[Any]",
+    folder: Path,
+    console: "Console",
+    *,
+    workers: int | None = None,
+    dask: str | None = None,
+) -> "list[Measurement]":
+    """Return a measurement of each setting, with a bar for all.
+
+    Args:
+        study: what is measured.
+        settings: with what.
+        folder: where the measurements are kept.
+        console: where the progress is shown.
+        workers: see `measure_all`.
+        dask: see `measure_all`.
+    """
+    from rich.progress import Progress as Bars
+
+    from flossing.experiments.figures.measuring import measure_all
+
+    with (
+        Bars(*_columns(), console=console, transient=not console.is_terminal) as bars,
+        _warnings_on(console),
+    ):
+        whole = bars.add_task(counted(len(settings), "measurement"), total=len(settings))
+        return measure_all(
+            study,
+            settings,
+            folder,
+            workers=workers,
+            dask=dask,
+            on_progress=lambda done, total: bars.update(whole, completed=done, total=total),
+        )
 
 
 def rich_table(table: "Table", *, title: str | None = None) -> "RichTable":
@@ -85,6 +117,17 @@ def rich_table(table: "Table", *, title: str | None = None) -> "RichTable":
     for row in table.rows:
         drawn.add_row(*map(shown, row))
     return drawn
+
+
+def _columns() -> "tuple[ProgressColumn, ...]":
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
 
 
 def _is_word(value: object) -> bool:

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from flossing.experiments.condensed import AnyRun, condensed
 from flossing.experiments.configuration import Configuration
-from flossing.experiments.records import Evaluation, Run
+from flossing.experiments.records import Evaluation
 
 SUCCESS = 0.95
 """The accuracy from which a task counts as learned."""
 
 
-def first_success(run: Run, *, accuracy: float = SUCCESS) -> Evaluation | None:
+def first_success(run: AnyRun, *, accuracy: float = SUCCESS) -> Evaluation | None:
     """Return the first evaluation at or above an accuracy, or `None` if there is none.
 
     Args:
@@ -25,7 +26,7 @@ def first_success(run: Run, *, accuracy: float = SUCCESS) -> Evaluation | None:
     return next(reached, None)
 
 
-def epochs_to_success(run: Run, *, accuracy: float = SUCCESS) -> float:
+def epochs_to_success(run: AnyRun, *, accuracy: float = SUCCESS) -> float:
     """Return after how many epochs an accuracy was first met; infinite if it never was.
 
     Args:
@@ -36,7 +37,7 @@ def epochs_to_success(run: Run, *, accuracy: float = SUCCESS) -> float:
     return math.inf if success is None else float(success.epoch)
 
 
-def seconds_to_success(run: Run, *, accuracy: float = SUCCESS) -> float:
+def seconds_to_success(run: AnyRun, *, accuracy: float = SUCCESS) -> float:
     """Return how many seconds of flossing and training it took to meet an accuracy first.
 
     Of the seconds of training, the share of the epochs until then; of those of flossing, the
@@ -50,35 +51,35 @@ def seconds_to_success(run: Run, *, accuracy: float = SUCCESS) -> float:
         Seconds; infinite if it never was.
     """
     success = first_success(run, accuracy=accuracy)
-    return math.inf if success is None else seconds_until(run, success.epoch)
+    return math.inf if success is None else seconds_until(run, success)
 
 
-def seconds_until(run: Run, epoch: int) -> float:
-    """Return how many seconds of flossing and training an epoch's end had taken.
+def seconds_until(run: AnyRun, evaluation: Evaluation) -> float:
+    """Return how many seconds of flossing and training had passed at an evaluation.
 
     Of the seconds of training, the share of the epochs until then; of those of flossing, the
     share of the flossing steps.
 
     Args:
         run: any run.
-        epoch: of its training; 0 for right before it.
+        evaluation: one of its own.
     """
-    steps = sum(len(each.loss) for each in run.episodes)
-    before = sum(len(each.loss) for each in run.episodes if each.epoch <= epoch)
+    short = condensed(run)
+    steps, epochs = short.flossing_steps[-1], short.epochs
+    before = short.flossing_steps[run.evaluations.index(evaluation)]
     flossing = run.flossing_seconds * before / steps if steps else 0.0
-    epochs = len(run.epochs)
-    training = run.training_seconds * epoch / epochs if epochs else 0.0
+    training = run.training_seconds * evaluation.epoch / epochs if epochs else 0.0
     return flossing + training
 
 
-def last_within(run: Run, seconds: float) -> Evaluation:
+def last_within(run: AnyRun, seconds: float) -> Evaluation:
     """Return the last evaluation after at most so many seconds of flossing and training.
 
     Args:
         run: any run.
         seconds: wall-clock; where it is too short for anything, the first evaluation is returned.
     """
-    reached = [each for each in run.evaluations if seconds_until(run, each.epoch) <= seconds]
+    reached = [each for each in run.evaluations if seconds_until(run, each) <= seconds]
     return reached[-1] if reached else run.evaluations[0]
 
 
@@ -94,7 +95,7 @@ class Arm:
         accuracy: from which on a run has succeeded.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[AnyRun, ...]
     accuracy: float = SUCCESS
 
     @property
@@ -147,14 +148,14 @@ class Arm:
         return median(each.training_seconds for each in self.runs)
 
 
-def arms(runs: Sequence[Run], *, accuracy: float = SUCCESS) -> list[Arm]:
+def arms(runs: Sequence[AnyRun], *, accuracy: float = SUCCESS) -> list[Arm]:
     """Return the runs by what they have in common but for the seed, in the order of the first.
 
     Args:
         runs: in any order; within an arm they come by seed.
         accuracy: from which on a run has succeeded.
     """
-    found: dict[str, list[Run]] = {}
+    found: dict[str, list[AnyRun]] = {}
     for run in runs:
         found.setdefault(replace(run.configuration, seed=0).digest, []).append(run)
     return [

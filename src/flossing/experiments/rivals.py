@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from flossing.experiments.condensed import AnyRun
 from flossing.experiments.configuration import Architecture, Configuration, Form, Training
 from flossing.experiments.outcomes import last_within
-from flossing.experiments.records import Run
 from flossing.experiments.schedules import default
 from flossing.tasks import AddingProblem, CopyMemory, DelayedCopy, Digits, Task, TemporalXor
 
@@ -115,7 +115,7 @@ CONTESTS = (
 )
 
 
-def at_equal_seconds(runs: Sequence[Run], seconds: float) -> tuple[float | None, float]:
+def at_equal_seconds(runs: Sequence[AnyRun], seconds: float) -> tuple[float | None, float]:
     """Return the medians, over seeds, of accuracy and loss after so much flossing and training.
 
     Args:

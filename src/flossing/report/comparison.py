@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flossing.experiments.condensed import AnyRun
 from flossing.experiments.naming import settings, task_in_words
 from flossing.experiments.outcomes import Arm, arms
-from flossing.experiments.records import Run
 from flossing.plots import (
     BLUE,
     GREEN,
@@ -41,7 +41,7 @@ _STYLES: tuple[dict[str, Any], ...] = (
 )
 
 
-def comparison(runs: Sequence[Run], *, title: str, refused: Sequence[str] = ()) -> Report:
+def comparison(runs: Sequence[AnyRun], *, title: str, refused: Sequence[str] = ()) -> Report:
     """Return a report on runs: tables by arm, and learning curves by task.
 
     Args:
@@ -69,7 +69,7 @@ def comparison(runs: Sequence[Run], *, title: str, refused: Sequence[str] = ()) 
     return Report(title, facts, (), (results, *curves))
 
 
-def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
+def tables(runs: Sequence[AnyRun]) -> tuple[Table, ...]:
     """Return a row for every arm: of tasks with an accuracy, and of regressions.
 
     Args:
@@ -206,7 +206,7 @@ def _figure(task: str, pairs: Sequence[tuple[str, Arm]]) -> Figure:
     )
 
 
-def _draw(axes: "Axes", run: Run, *, label: str | None, style: dict[str, Any]) -> None:
+def _draw(axes: "Axes", run: AnyRun, *, label: str | None, style: dict[str, Any]) -> None:
     epochs = [each.epoch for each in run.evaluations]
     style = {**style, "alpha": 0.8, "linewidth": 1.2}
     if run.configuration.task.kind == "regression":

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
+from flossing.experiments.condensed import AnyRun, condensed
 from flossing.experiments.horizon import ARMS, Row
 from flossing.experiments.outcomes import Arm
-from flossing.experiments.records import Run
 from flossing.experiments.rivals import Contest, at_equal_seconds
 from flossing.report.comparison import NEVER, or_never
 from flossing.report.model import Table
@@ -16,7 +16,7 @@ from flossing.wording import number_in_words
 WINNER = "flossing"
 
 
-def horizon_table(rows: Sequence[Row], runs: Mapping[str, Run], *, seeds: int) -> Table:
+def horizon_table(rows: Sequence[Row], runs: Mapping[str, AnyRun], *, seeds: int) -> Table:
     """Return a line a task: what came of each schedule, and what it cost.
 
     Args:
@@ -36,14 +36,14 @@ def horizon_table(rows: Sequence[Row], runs: Mapping[str, Run], *, seeds: int) -
     return Table(
         "Solved: at least 95 % on fresh data after training, of so many seeds; in brackets the "
         "median of the accuracies. Digits: median accuracy on the test part. Adding: median of "
-        "the mean squared errors. Cost: median of the seconds of flossing and training in all, over "
-        "those without flossing.",
+        "the mean squared errors. Cost: median of the seconds of flossing and training in all, "
+        "over those without flossing.",
         ("task", *ARMS, *(f"cost, {name}" for name in ARMS if name != "without")),
         tuple(lines),
     )
 
 
-def rivals_table(contests: Sequence[Contest], runs: Mapping[str, Run], *, seeds: int) -> Table:
+def rivals_table(contests: Sequence[Contest], runs: Mapping[str, AnyRun], *, seeds: int) -> Table:
     """Return a line for every rival in every contest.
 
     Args:
@@ -83,7 +83,7 @@ def rivals_table(contests: Sequence[Contest], runs: Mapping[str, Run], *, seeds:
     )
 
 
-def _arm(runs: Iterable[Run]) -> Arm | None:
+def _arm(runs: Iterable[AnyRun]) -> Arm | None:
     found = tuple(runs)
     return Arm(found) if found else None
 
@@ -127,9 +127,9 @@ def _standing(arm: Arm, allowed: float) -> tuple[str, ...]:
     )
 
 
-def _seconds(run: Run) -> float:
+def _seconds(run: AnyRun) -> float:
     return run.flossing_seconds + run.training_seconds
 
 
-def _seconds_an_epoch(run: Run) -> float:
-    return _seconds(run) / max(1, len(run.epochs))
+def _seconds_an_epoch(run: AnyRun) -> float:
+    return _seconds(run) / max(1, condensed(run).epochs)

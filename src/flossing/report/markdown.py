@@ -40,11 +40,22 @@ def _blocks(section: Section) -> Iterator[str]:
     yield from (f"**Note:** {_escaped(note)}" for note in section.notes)
     for table in section.tables:
         yield _escaped(table.caption)
-        yield _table(table)
+        yield markdown_table(table)
     yield from section.text
 
 
-def _table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """Return a table as Markdown, without its caption.
+
+    Args:
+        table: what to show.
+
+    Example:
+        >>> print(markdown_table(Table("Answers", ("task", "accuracy"), (("copy", 0.5),))))
+        | task | accuracy |
+        |---|---|
+        | copy | 0.5 |
+    """
     ruler = "|" + "---|" * len(table.columns)
     rows = [_row([shown(value) for value in row]) for row in table.rows]
     return "\n".join([_row(table.columns), ruler, *rows])

@@ -1,0 +1,129 @@
+"""Studies run, drawn and written down."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flossing.errors import UnreadableFileError
+from flossing.experiments.condensed import condensed
+from flossing.experiments.configuration import Configuration
+from flossing.experiments.figures.page import picture, write_page
+from flossing.experiments.figures.record import (
+    SUFFIX,
+    Record,
+    read_records,
+    write_record,
+)
+from flossing.experiments.figures.registry import STUDIES
+from flossing.experiments.figures.study import Measurement, Results, SizeName, Study
+from flossing.experiments.records import Run
+from flossing.experiments.store import Store
+
+DOTS_PER_INCH = 150
+
+RunAll = Callable[[Sequence[Configuration], Path], list[Run]]
+MeasureAll = Callable[[Study, Sequence[Any], Path], list[Measurement]]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where everything of a reproduction is.
+
+    Attributes:
+        path: of the page and the figures; made if needed.
+    """
+
+    path: Path
+
+    @property
+    def runs(self) -> Path:
+        """Every run in a file, with all its epochs."""
+        return self.path / "runs"
+
+    @property
+    def measurements(self) -> Path:
+        """Every measurement in a file."""
+        return self.path / "measurements"
+
+    @property
+    def records(self) -> Path:
+        """A file for each study: all that figures and page are made from."""
+        return self.path / "records"
+
+
+def reproduce(
+    study: Study, size: SizeName, folder: Folder, *, run_all: RunAll, measure_all: MeasureAll
+) -> Record:
+    """Run a study and write its record; what is in the folder already is not run again.
+
+    Args:
+        study: what is run.
+        size: how much of it.
+        folder: where everything is.
+        run_all: runs configurations into a folder.
+        measure_all: measures settings into a folder.
+    """
+    configurations = study.configurations(study.sizes[size])
+    settings = study.settings(study.sizes[size])
+    there = sum(Store(folder.runs).finished(each) is not None for each in configurations)
+    kept = set(folder.measurements.glob("*.json"))
+    start = time.perf_counter()
+    runs = run_all(configurations, folder.runs) if configurations else []
+    measurements = measure_all(study, settings, folder.measurements) if settings else []
+    measured = len(set(folder.measurements.glob("*.json")) - kept)
+    record = Record(
+        study=study.name,
+        size=size,
+        results=Results(runs=tuple(map(condensed, runs)), measurements=tuple(measurements)),
+        done=len(configurations) - there + measured,
+        wall_clock_seconds=time.perf_counter() - start,
+    )
+    write_record(folder.records / f"{study.name}{SUFFIX}", record)
+    return record
+
+
+def present(
+    folder: Folder, names: Sequence[str], *, records: Path | None = None
+) -> dict[str, Path]:
+    """Draw figures from records, and write the page of all records that are there.
+
+    Args:
+        folder: where figures and page go, and copies of the records if they come from elsewhere.
+        names: the studies to draw.
+        records: the folder of the records; `None` for that of `folder`.
+
+    Returns:
+        The figures by the names of their studies.
+
+    Raises:
+        UnreadableFileError: there is no record of one of the studies.
+    """
+    found = read_records(records or folder.records)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UnreadableFileError(
+            f"there is no record of {', '.join(missing)} in {str(records or folder.records)!r}, "
+            f"only of {', '.join(found) or 'nothing'}: run it first, without --from"
+        )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if records is not None and records.resolve() != folder.records.resolve():
+        for name in names:
+            write_record(folder.records / f"{name}{SUFFIX}", found[name])
+    drawn = {name: path for name in names if (path := _draw(STUDIES[name], found[name], folder))}
+    write_page(folder.path, _known(read_records(folder.records)), STUDIES)
+    return drawn
+
+
+def _draw(study: Study, record: Record, folder: Folder) -> Path | None:
+    if study.draw is None:
+        return None
+    path = folder.path / picture(study)
+    figure = study.draw(record.results)
+    figure.savefig(path, dpi=DOTS_PER_INCH)  # pyright: ignore[reportUnknownMemberType]
+    return path
+
+
+def _known(records: Mapping[str, Record]) -> dict[str, Record]:
+    return {name: record for name, record in records.items() if name in STUDIES}

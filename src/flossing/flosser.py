@@ -43,7 +43,7 @@ class Flosser:
 
     The published schedule (Engelken, NeurIPS 2023) is `before=500, every=100, steps=500, times=2,
     lr=1e-3, training_lr=1e-3, tolerance=None, drift=None`. The evidence for the default is in
-    `docs/horizon.md`. An epoch is whatever is counted: in the paper, and for the default, it is
+    `docs/reproduction`. An epoch is whatever is counted: in the paper, and for the default, it is
     one gradient step of training.
 
     Args:

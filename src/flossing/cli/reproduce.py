@@ -27,10 +27,11 @@ Run the figures of Engelken, "Gradient Flossing", NeurIPS 2023, again:
   fig5  how many exponents to floss
   fig6  other architectures, and the rank of the gradient
 
-and two studies beside them, which take longer:
+and three studies beside them, which take longer:
 
-  horizon  tasks of growing delay: no flossing, the published schedule, the default
-  rivals   flossing beside what else is done against vanishing gradients
+  horizon   tasks of growing delay: no flossing, the published schedule, the default
+  schedule  the default schedule with one part changed
+  rivals    flossing beside what else is done against vanishing gradients
 
 Writes into a folder the figures, a page that puts what the paper states beside
 what came out, reproduction.md, and records/, from which both can be made again.
@@ -66,7 +67,7 @@ def add_command(commands: "Commands") -> None:
         nargs="+",
         type=_name,
         metavar="NAME",
-        help="fig1 … fig6, or all of these; horizon; rivals; several may be",
+        help="fig1 … fig6, or all of these; horizon, schedule, rivals; several may be",
     )
     reproduce.add_argument(
         "--full", action="store_true", help="the paper's own size rather than a quick one"

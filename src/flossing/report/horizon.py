@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 from flossing.experiments.condensed import AnyRun, condensed
+from flossing.experiments.configuration import Configuration
 from flossing.experiments.horizon import ARMS, Row
 from flossing.experiments.outcomes import Arm
 from flossing.experiments.rivals import Contest, at_equal_seconds
@@ -80,6 +81,40 @@ def rivals_table(contests: Sequence[Contest], runs: Mapping[str, AnyRun], *, see
             "seconds an epoch",
         ),
         tuple(lines),
+    )
+
+
+def ablation_table(
+    variants: Mapping[str, Sequence[Configuration]], runs: Mapping[str, AnyRun]
+) -> Table:
+    """Return a line for every variant that was run.
+
+    Args:
+        variants: configurations that differ in the seed, by what the table calls them.
+        runs: what was run, by the digest of its configuration; others are left out.
+    """
+    arms = {
+        name: _arm(runs[each.digest] for each in configurations if each.digest in runs)
+        for name, configurations in variants.items()
+    }
+    return Table(
+        "Solved: at least 95 % on fresh data after training; medians over seeds, where one that "
+        f"never gets there counts as infinite ({NEVER}); least: of the accuracies after training. "
+        "Seconds: of flossing and of training in all.",
+        ("schedule", "solved", "epochs to 95 %", "accuracy", "least", "flossing", "training"),
+        tuple(
+            (
+                name,
+                _solved(arm),
+                or_never(arm.median_epochs, "{:.0f}"),
+                f"{100 * arm.median_accuracy:.1f} %",
+                f"{100 * min(each.final.accuracy or 0.0 for each in arm.runs):.1f} %",
+                f"{arm.flossing_seconds:.0f}",
+                f"{arm.training_seconds:.0f}",
+            )
+            for name, arm in arms.items()
+            if arm is not None
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from flossing.experiments.figures import (
     number_of_exponents,
     reach,
     rivals,
+    schedule,
 )
 from flossing.experiments.figures.study import Study
 
@@ -26,7 +27,9 @@ FIGURES: Mapping[str, Study] = {
     )
 }
 
-FURTHER: Mapping[str, Study] = {each.name: each for each in (reach.STUDY, rivals.STUDY)}
+FURTHER: Mapping[str, Study] = {
+    each.name: each for each in (reach.STUDY, schedule.STUDY, rivals.STUDY)
+}
 """Studies that the paper does not have."""
 
 STUDIES: Mapping[str, Study] = {**FIGURES, **FURTHER}

@@ -1,0 +1,76 @@
+"""What each part of the default schedule is good for: the schedule with one part changed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flossing.experiments.configuration import Configuration, Flossing
+from flossing.experiments.horizon import ROWS, Row
+from flossing.experiments.schedules import DEFAULT, default, published
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The default schedule with some of it changed.
+
+    Attributes:
+        schedule: options of `flossing.Flosser` that are other than by default.
+        share: which part of the exponents is flossed.
+        settings: fields of `Flossing` that are other than by default.
+    """
+
+    schedule: Mapping[str, Any]
+    share: float = 1.0
+    settings: Mapping[str, Any] | None = None
+
+    def flossing(self, size: int) -> Flossing:
+        """Return how a network of that size is flossed.
+
+        Args:
+            size: number N of hidden units.
+        """
+        changed = replace(
+            default(size, k=max(1, round(self.share * size))), schedule={**DEFAULT, **self.schedule}
+        )
+        return replace(changed, **(self.settings or {}))
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "default": Variant({}),
+    "without drift": Variant({"drift": None}),
+    "never ends": Variant({"times": None}),
+    "before training only": Variant({"times": 0, "drift": None}),
+    "during training only": Variant({"before": 0}),
+    "before training, small steps": Variant({"lr": 1e-3}),
+    "every epoch": Variant({"every": 1, "times": 1200}),
+    "every 10 epochs": Variant({"every": 10, "times": 120}),
+    "20 steps every 60 epochs": Variant({"every": 60, "steps": 20, "times": 20}),
+    "nine tenths of the exponents": Variant({}, share=0.9),
+    "three quarters of the exponents": Variant({}, share=0.75),
+    "four sequences": Variant({}, settings={"sequences": 4}),
+    "sequences of 100 steps": Variant({}, settings={"time_steps": 100}),
+    "sequences of 36 steps": Variant({}, settings={"time_steps": 36}),
+}
+
+ROW: Row = next(row for row in ROWS if row.name == "temporal XOR d=70, N=80")
+"""Hard enough to tell schedules apart, and small enough to run many."""
+
+
+def ablation(*, seeds: int) -> dict[str, list[Configuration]]:
+    """Return the runs of every variant, and of the published schedule, one a seed.
+
+    Args:
+        seeds: how many.
+
+    Example:
+        >>> [each.seed for each in ablation(seeds=3)["never ends"]]
+        [0, 1, 2]
+    """
+    size = ROW.architecture.size
+    flossings = {name: variant.flossing(size) for name, variant in VARIANTS.items()}
+    flossings["published"] = published(size)
+    (plain, *_) = ROW.configurations(seeds=1)["without"]
+    return {
+        name: [replace(plain, flossing=flossing, seed=seed) for seed in range(seeds)]
+        for name, flossing in flossings.items()
+    }

@@ -101,8 +101,8 @@ def test_advice_on_maps_with_known_exponents(linear_study, exponents, verdict, f
 
 def test_the_code_of_the_advice_runs(linear_study):
     study = linear_study([0.2, -0.1, -0.2])
-    code = advice_section(study).code.replace("before=500", "before=2")
-    names = {"batches": lambda: study.inputs[:10], "epochs": 2, "flossing": flossing}
+    code = advice_section(study).code.replace("Flosser(network, ", "Flosser(network, before=2, ")
+    names = {"batches": lambda: study.inputs[:10], "steps": 2, "flossing": flossing}
 
     class Driven(nn.Module):
         def __init__(self):

@@ -124,11 +124,10 @@ def _limits_of_flossing() -> tuple[str, ...]:
 def _code(study: Study, k: int) -> str:
     chaotic = ', state_gradient="detach"' if verdict_of(study) == "explodes" else ""
     return (
-        f"flosser = flossing.Flosser(network, k={k}, before=500, every=100, steps=20, times=2"
-        f"{chaotic})\n"
+        f"flosser = flossing.Flosser(network, k={k}{chaotic})\n"
         "flosser.before_training(batches)  # batches: a function that returns fresh inputs\n"
-        "for epoch in range(epochs):\n"
-        "    flosser.step(epoch, batches)  # does nothing unless flossing is due\n"
+        "for step in range(steps):\n"
+        "    flosser.step(step, batches)  # does nothing unless flossing is due\n"
         "    ...  # your training step"
     )
 

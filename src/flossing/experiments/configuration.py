@@ -15,6 +15,9 @@ Cell: TypeAlias = Literal["tanh", "relu", "leaky", "modrelu", "gru", "lstm", "le
 Initialisation: TypeAlias = Literal["gaussian", "orthogonal", "identity", "stock", "chrono"]
 Form: TypeAlias = Literal["rate", "state"]
 
+SCHEDULE_OPTIONS = ("before", "every", "steps", "times", "lr", "training_lr", "tolerance", "drift")
+"""What of `flossing.Flosser` a configuration can choose, all of it numbers."""
+
 FORMAT = 1
 """Number of the form in which runs are written down; part of every digest."""
 
@@ -155,7 +158,7 @@ class Flossing:
         sequences: how many at a time.
         state_transient: so many first time steps move the state only.
         frame_transient: so many further ones align the frame.
-        schedule: further options of `flossing.Flosser`, by name.
+        schedule: further options of `flossing.Flosser`, by name: those in `SCHEDULE_OPTIONS`.
 
     Raises:
         InvalidOptionError: an option outside what it may be.
@@ -176,6 +179,19 @@ class Flossing:
         require_integer("frame_transient", self.frame_transient, at_least=0)
         shortest = self.state_transient + self.frame_transient + 1
         require_integer("time_steps", self.time_steps, at_least=shortest)
+        unknown = [name for name in self.schedule if name not in SCHEDULE_OPTIONS]
+        if unknown:
+            raise InvalidOptionError(
+                f"{', '.join(map(repr, unknown))} in schedule; expected options of "
+                f"flossing.Flosser among {', '.join(SCHEDULE_OPTIONS)}"
+            )
+        values = [value for value in self.schedule.values() if value is not None]
+        strange = [value for value in values if not isinstance(value, int | float)]
+        if strange:
+            raise InvalidOptionError(
+                f"{strange[0]!r} ({type(strange[0]).__name__}) in schedule; expected numbers or "
+                "None, which can be written down"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +232,11 @@ class Configuration:
         require_integer("evaluation_batch_size", self.evaluation_batch_size, at_least=1)
         require_integer("final_batch_size", self.final_batch_size, at_least=1)
         require_integer("measured_exponents", self.measured_exponents, at_least=0)
+        if self.flossing is not None and self.flossing.time_steps > self.task.steps:
+            raise InvalidOptionError(
+                f"flossing takes {self.flossing.time_steps} time steps, but the task's sequences "
+                f"have {self.task.steps}: pass at most as many, or a longer task"
+            )
 
     def document(self) -> dict[str, Any]:
         """As JSON has it; `configuration_from` reads it back."""

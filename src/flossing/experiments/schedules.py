@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 
-from flossing.experiments.configuration import Flossing
+from flossing.experiments.configuration import SCHEDULE_OPTIONS, Flossing
 from flossing.flosser import Flosser
 
 TIME_STEPS = 55
@@ -23,7 +23,7 @@ PUBLISHED = {
 DEFAULT = {
     name: parameter.default
     for name, parameter in inspect.signature(Flosser).parameters.items()
-    if name in PUBLISHED
+    if name in SCHEDULE_OPTIONS
 }
 """Written out, so that a configuration says what was done whatever the defaults become."""
 

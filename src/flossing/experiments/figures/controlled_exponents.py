@@ -1,6 +1,6 @@
 """Figure 1: exponents are driven to where they are wanted.
 
-The quick size takes about three minutes of one core: 30 networks of N=32 with one exponent, 500
+The quick size takes about three minutes of one core: 30 networks of N=32 with one exponent, 1000
 steps of about 4 ms each, and 6 with 16 and 32 exponents, of 8 ms.
 """
 
@@ -29,6 +29,7 @@ from flossing.experiments.figures.networks import (
 from flossing.experiments.figures.study import Finding, Measurement, Results, Study
 from flossing.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, new_figure
 from flossing.spectrum import lyapunov_spectrum
+from flossing.wording import number_in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +57,15 @@ POINTS = 100
 
 NEAR = 0.05
 """So many nats per step from the target count as there."""
+
+ORDERS = 100
+"""A factor of this size is one of orders of magnitude."""
+
+FLAT = 0.1
+"""Exponents within this share of their mean distance from zero before flossing are near zero."""
+
+CLIFF = 3
+"""A fall of so many times the usual one is a cliff."""
 
 TARGET_COLORS = {-1.0: PURPLE, -0.5: ORANGE, 0.0: BLUE}
 K_STYLES: tuple[dict[str, Any], ...] = (
@@ -102,7 +112,7 @@ class Size:
     networks: int = 10
     spectra: int = 3
     k: tuple[int, ...] = (1, 16, 32)
-    steps: int = 500
+    steps: int = 1000
     network_size: int = 32
     spectrum_steps: int = 1000
 
@@ -203,7 +213,7 @@ def _draw_exponents(axes: "Axes", results: Results) -> None:
                 color=TARGET_COLORS[target],
                 linewidth=0.7,
                 alpha=0.7,
-                label=f"target {target:g}".replace("-", "−") if index == 0 else None,
+                label=f"target {_signed(target)}" if index == 0 else None,
             )
         axes.axhline(target, color="black", linestyle="--", linewidth=0.8)
     axes.set_xlabel("step of flossing")
@@ -219,7 +229,7 @@ def _draw_losses(axes: "Axes", results: Results) -> None:
             group[0].numbers["steps"],
             [median(column) for column in zip(*losses, strict=True)],
             color=TARGET_COLORS[target],
-            label=f"target {target:g}".replace("-", "−"),
+            label=f"target {_signed(target)}",
         )
     axes.set_yscale("log")
     axes.set_xlabel("step of flossing")
@@ -269,6 +279,10 @@ def _by_k(results: Results) -> list[tuple[int, list[Measurement]]]:
     return [(k, [each for each in zero if each.setting["k"] == k]) for k in sizes]
 
 
+def _signed(target: float) -> str:
+    return f"{target:g}".replace("-", "−")
+
+
 def _late(values: Sequence[float]) -> Sequence[float]:
     return values[-max(1, round(LATE * len(values))) :]
 
@@ -282,16 +296,15 @@ def _reached(results: Results) -> Finding:
         for target, group in _by_target(results)
     }
     words = "; ".join(
-        f"target {target:g}: {max(each):.2g} at most, over {len(each)} networks"
+        f"target {_signed(target)}: {max(each):.2g} at most, over {len(each)} networks"
         for target, each in misses.items()
     )
     gains = [float(each.numbers["gain"]) for each in results.measurements]
     return Finding(
         claim="The largest exponent reaches each of the targets −1, −0.5 and 0, whatever the gain.",
         found="Distance from the target over the last tenth of the steps, in nats per step: "
-        f"{words} (gains from {min(gains):.2f} to {max(gains):.2f}).".replace(
-            "target -", "target −"
-        ),
+        f"{words} (gains from {min(gains):.2f} to {max(gains):.2f}). Less than {NEAR} counts as "
+        "reached.",
         agrees=max(miss for each in misses.values() for miss in each) < NEAR,
     )
 
@@ -302,11 +315,14 @@ def _loss_falls(results: Results) -> Finding:
         losses = [list(numbers(each.numbers["loss"])) for each in group]
         last = median(value for each in losses for value in _late(each))
         ratios[target] = median(each[0] for each in losses) / last
-    words = ", ".join(f"{ratio:.2g} for {target:g}" for target, ratio in ratios.items())
+    words = ", ".join(
+        f"{number_in_words(ratio, 2)} for {_signed(target)}" for target, ratio in ratios.items()
+    )
     return Finding(
         claim="The loss falls by orders of magnitude.",
-        found=f"The median loss falls by a factor of {words}.".replace("for -", "for −"),
-        agrees=min(ratios.values()) >= 100,
+        found=f"The median loss falls by a factor of {words}; {ORDERS} counts as orders of "
+        "magnitude.",
+        agrees=min(ratios.values()) >= ORDERS,
     )
 
 
@@ -323,8 +339,8 @@ def _flat_spectra(results: Results) -> Iterator[Finding]:
         if k == len(spectra[0]):
             yield Finding(
                 claim=f"With all exponents flossed (k = {k}) the whole spectrum is near zero.",
-                found=f"{words}.",
-                agrees=inside < 0.1 * initially,
+                found=f"{words}; a tenth counts as near.",
+                agrees=inside < FLAT * initially,
             )
             continue
         cliff = median(each[k - 1] - each[k] for each in spectra)
@@ -334,8 +350,9 @@ def _flat_spectra(results: Results) -> Iterator[Finding]:
             claim=f"After flossing k = {k} the spectrum is flat near zero up to there, and then "
             "falls off.",
             found=f"{words}; from the exponent {k} to the next the spectrum falls by {cliff:.2g}, "
-            f"where between those behind it falls by {usual:.2g} a step.",
-            agrees=inside < 0.1 * initially and cliff > 3 * usual,
+            f"where between those behind it falls by {usual:.2g} a step. A tenth of the distance "
+            f"before counts as near, {CLIFF} usual falls as a cliff.",
+            agrees=inside < FLAT * initially and cliff > CLIFF * usual,
         )
 
 

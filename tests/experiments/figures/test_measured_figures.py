@@ -116,9 +116,10 @@ def test_condition_numbers_repeat_and_flossing_changes_them(condition):
 
 def test_condition_numbers_are_drawn(condition):
     figure = condition_number.draw(condition)
-    panel, before, after = figure.axes
-    # For every k before, after, and a prediction of each; and the legend's line.
-    assert len(panel.lines) == 2 * 4 + 1
+    *above, before, after = figure.axes
+    for panel in above:
+        # For every k a median and a prediction; and the legend's line.
+        assert len(panel.lines) == 2 * 2 + 1
     assert len(before.lines) == len(after.lines) == 5
     assert before.get_ylim() == after.get_ylim()
 

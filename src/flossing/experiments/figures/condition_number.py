@@ -187,12 +187,14 @@ def findings(results: Results) -> list[Finding]:
         for k, each in ends.items()
     )
     errors = [
-        abs(predicted - found) / abs(found) if found else math.inf
+        _relative_error(predicted, found)
         for each in ends.values()
         for found, predicted in each.values()
     ]
     slopes = [
-        abs(_late_slope(_median_predicted(group, arm)) / _late_slope(_median(group, arm)) - 1)
+        _relative_error(
+            _late_slope(_median_predicted(group, arm)), _late_slope(_median(group, arm))
+        )
         for _, group in groups
         for arm in ARMS
     ]
@@ -210,9 +212,9 @@ def findings(results: Results) -> list[Finding]:
         Finding(
             claim="Within the flossed subspace it follows exp((λ₁ − λₖ)(t − τ)).",
             found=f"Over {horizon} steps the exponents predict {predicted}; the logarithm is off "
-            f"by {100 * max(errors):.0f} % at most, and {100 * CLOSE:.0f} % counts as following. Over "
-            f"the second half of the horizons its slope is off by {100 * max(slopes):.0f} % at "
-            "most.",
+            f"by {100 * max(errors):.0f} % at most, and {100 * CLOSE:.0f} % counts as following. "
+            f"Over the second half of the horizons its slope is off by {100 * max(slopes):.0f} % "
+            "at most.",
             agrees=max(errors) < CLOSE,
         ),
     ]
@@ -234,6 +236,10 @@ def _median(group: Sequence[Measurement], arm: str) -> list[float]:
 
 def _median_predicted(group: Sequence[Measurement], arm: str) -> list[float]:
     return _across([list(numbers(e.numbers[arm]["predicted_log10_condition"])) for e in group])
+
+
+def _relative_error(predicted: float, found: float) -> float:
+    return abs(predicted - found) / abs(found) if found else math.inf
 
 
 def _late_slope(values: Sequence[float]) -> float:

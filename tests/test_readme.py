@@ -1,11 +1,14 @@
 """What the README shows works as it stands there."""
 
-import json
 import re
+import statistics
 import tomllib
 from pathlib import Path
 
+from flossing.experiments.figures.condition_number import ARMS
+from flossing.experiments.figures.record import read_record
 from flossing.experiments.grid import grid
+from flossing.wording import counted
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -31,19 +34,25 @@ def test_links_and_pictures_of_the_readme_exist():
 
 
 def test_condition_numbers_of_the_readme_are_the_recorded_ones():
-    document = json.loads(
-        (README.parent / "docs/figures/condition-number.json").read_text(encoding="utf-8")
+    record = read_record(README.parent / "docs/reproduction/records/fig2.jsonl")
+    most = max(each.setting["k"] for each in record.results.measurements)
+    networks = [each for each in record.results.measurements if each.setting["k"] == most]
+    setting = networks[0].setting
+    median, predicted = (
+        [round(statistics.median(take(each.numbers[arm]) for each in networks)) for arm in ARMS]
+        for take in (
+            lambda numbers: numbers["log10_condition_quartiles"][1][-1],
+            lambda numbers: numbers["predicted_log10_condition"][-1],
+        )
     )
-    setting, arms = document["setting"], document["arms"].values()
-    median = [round(arm["log10_condition_quartiles"][1][-1]) for arm in arms]
-    predicted = [round(arm["predicted_log10_condition"][-1]) for arm in arms]
     caption = " ".join(TEXT.split())
     for sentence in (
-        f"a vanilla network of {setting['size']} units",
+        f"a vanilla network of {setting['network_size']} units",
         f"Over {setting['horizons'][-1]} steps its condition number, in the subspace of the "
-        f"{setting['flossing']['k']} exponents that are flossed, is 10^{median[0]} before flossing "
-        f"and 10^{median[1]} after it, in the median of {setting['origins']} origins; the "
-        f"exponents (dashed) predict 10^{predicted[0]} and 10^{predicted[1]}.",
+        f"{most} exponents that are flossed, is 10^{median[0]} before flossing and "
+        f"10^{median[1]} after it, in the median over {setting['origins']} origins in each of "
+        f"{counted(len(networks), 'network')}; the exponents (dashed) predict 10^{predicted[0]} "
+        f"and 10^{predicted[1]}.",
     ):
         assert sentence in caption
 

@@ -1,23 +1,19 @@
 """Figure 1: exponents are driven to where they are wanted.
 
-The quick size takes about three minutes of one core: 30 networks of N=32 with one exponent, 500
+The quick size takes about three minutes of one core: 30 networks of N=32 with one exponent, 1000
 steps of about 4 ms each, and 6 with 16 and 32 exponents, of 8 ms.
 """
 
-# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
-# pyright: reportUnknownMemberType=false
-
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from flossing.experiments.configuration import Architecture
-from flossing.experiments.figures.drawing import index_axis, title
+from flossing.experiments.figures.exponents_drawn import by_k, by_target, draw, signed
 from flossing.experiments.figures.networks import (
     floss_on_bits,
     fresh_network,
@@ -26,13 +22,9 @@ from flossing.experiments.figures.networks import (
     random_bits,
     rounded,
 )
-from flossing.experiments.figures.study import Finding, Measurement, Results, Study
-from flossing.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, new_figure
+from flossing.experiments.figures.study import Finding, Results, Study
 from flossing.spectrum import lyapunov_spectrum
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from flossing.wording import number_in_words
 
 STATEMENT = (
     "Gradient descent on the squared exponents drives the largest exponent of networks with "
@@ -57,12 +49,14 @@ POINTS = 100
 NEAR = 0.05
 """So many nats per step from the target count as there."""
 
-TARGET_COLORS = {-1.0: PURPLE, -0.5: ORANGE, 0.0: BLUE}
-K_STYLES: tuple[dict[str, Any], ...] = (
-    {"color": VERMILLION, "linestyle": "-."},
-    {"color": BLUE, "linestyle": "-"},
-    {"color": GREEN, "linestyle": "--"},
-)
+ORDERS = 100
+"""A factor of this size is one of orders of magnitude."""
+
+FLAT = 0.1
+"""Exponents within this share of their mean distance from zero before flossing are near zero."""
+
+CLIFF = 3
+"""A fall of so many times the usual one is a cliff."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +96,7 @@ class Size:
     networks: int = 10
     spectra: int = 3
     k: tuple[int, ...] = (1, 16, 32)
-    steps: int = 500
+    steps: int = 1000
     network_size: int = 32
     spectrum_steps: int = 1000
 
@@ -175,98 +169,9 @@ def measure(setting: Setting) -> dict[str, Any]:
     }
 
 
-def draw(results: Results) -> "Figure":
-    """Draw the exponents and the loss over the steps, and the spectra.
-
-    Args:
-        results: of `measure`.
-    """
-    figure = new_figure(12.5, 3.9)
-    exponents, losses, spectra = figure.subplots(1, 3)
-    _draw_exponents(exponents, results)
-    _draw_losses(losses, results)
-    _draw_spectra(spectra, results)
-    return figure
-
-
 def findings(results: Results) -> list[Finding]:
     """Return what is claimed of the exponents, beside what was found."""
     return [_reached(results), _loss_falls(results), *_flat_spectra(results)]
-
-
-def _draw_exponents(axes: "Axes", results: Results) -> None:
-    for target, group in _by_target(results):
-        for index, each in enumerate(group):
-            axes.plot(
-                each.numbers["steps"],
-                list(numbers(each.numbers["largest"])),
-                color=TARGET_COLORS[target],
-                linewidth=0.7,
-                alpha=0.7,
-                label=f"target {target:g}".replace("-", "−") if index == 0 else None,
-            )
-        axes.axhline(target, color="black", linestyle="--", linewidth=0.8)
-    axes.set_xlabel("step of flossing")
-    axes.set_ylabel(r"largest exponent $\lambda_1$ (nats per step)")
-    axes.legend(frameon=False, fontsize="small", loc="lower right")
-    title(axes, "The largest exponent of each network")
-
-
-def _draw_losses(axes: "Axes", results: Results) -> None:
-    for target, group in _by_target(results):
-        losses = [list(numbers(each.numbers["loss"])) for each in group]
-        axes.plot(
-            group[0].numbers["steps"],
-            [median(column) for column in zip(*losses, strict=True)],
-            color=TARGET_COLORS[target],
-            label=f"target {target:g}".replace("-", "−"),
-        )
-    axes.set_yscale("log")
-    axes.set_xlabel("step of flossing")
-    axes.set_ylabel(r"loss $(\lambda_1 - \mathrm{target})^2$")
-    axes.legend(frameon=False, fontsize="small")
-    title(axes, "The loss, median over the networks")
-
-
-def _draw_spectra(axes: "Axes", results: Results) -> None:
-    groups = _by_k(results)
-    shared = min(len(group) for _, group in groups)
-    for index, each in enumerate(groups[0][1][:shared]):
-        _draw_spectrum(
-            axes,
-            each.numbers["spectrum_before"],
-            "before flossing" if index == 0 else None,
-            {"color": GREY, "linestyle": ":"},
-        )
-    for (k, group), style in zip(groups, K_STYLES, strict=False):
-        for index, each in enumerate(group[:shared]):
-            label = f"after, k = {k}" if index == 0 else None
-            _draw_spectrum(axes, each.numbers["spectrum_after"], label, style)
-        axes.axvline(k, color=style["color"], linewidth=0.8, alpha=0.5, zorder=0)
-    axes.axhline(0, color="black", linestyle="--", linewidth=0.8, zorder=0)
-    index_axis(axes, "exponent")
-    axes.set_ylabel("Lyapunov exponent (nats per step)")
-    axes.legend(frameon=False, fontsize="small", loc="lower left")
-    title(axes, "Spectra before and after flossing to zero")
-
-
-def _draw_spectrum(axes: "Axes", values: Any, label: str | None, style: dict[str, Any]) -> None:
-    drawn = [each if math.isfinite(each) else math.nan for each in numbers(values)]
-    axes.plot(range(1, len(drawn) + 1), drawn, label=label, linewidth=1.2, **style)
-
-
-def _by_target(results: Results) -> list[tuple[float, list[Measurement]]]:
-    least = min(each.setting["k"] for each in results.measurements)
-    one = [each for each in results.measurements if each.setting["k"] == least]
-    return [
-        (target, [each for each in one if each.setting["target"] == target]) for target in TARGETS
-    ]
-
-
-def _by_k(results: Results) -> list[tuple[int, list[Measurement]]]:
-    zero = [each for each in results.measurements if each.setting["target"] == 0]
-    sizes = sorted({int(each.setting["k"]) for each in zero})
-    return [(k, [each for each in zero if each.setting["k"] == k]) for k in sizes]
 
 
 def _late(values: Sequence[float]) -> Sequence[float]:
@@ -279,39 +184,41 @@ def _reached(results: Results) -> Finding:
         target: [
             abs(mean(_late(list(numbers(each.numbers["largest"])))) - target) for each in group
         ]
-        for target, group in _by_target(results)
+        for target, group in by_target(results)
     }
     words = "; ".join(
-        f"target {target:g}: {max(each):.2g} at most, over {len(each)} networks"
+        f"target {signed(target)}: {max(each):.2g} at most, over {len(each)} networks"
         for target, each in misses.items()
     )
     gains = [float(each.numbers["gain"]) for each in results.measurements]
     return Finding(
         claim="The largest exponent reaches each of the targets −1, −0.5 and 0, whatever the gain.",
         found="Distance from the target over the last tenth of the steps, in nats per step: "
-        f"{words} (gains from {min(gains):.2f} to {max(gains):.2f}).".replace(
-            "target -", "target −"
-        ),
+        f"{words} (gains from {min(gains):.2f} to {max(gains):.2f}). Less than {NEAR} counts as "
+        "reached.",
         agrees=max(miss for each in misses.values() for miss in each) < NEAR,
     )
 
 
 def _loss_falls(results: Results) -> Finding:
     ratios: dict[float, float] = {}
-    for target, group in _by_target(results):
+    for target, group in by_target(results):
         losses = [list(numbers(each.numbers["loss"])) for each in group]
         last = median(value for each in losses for value in _late(each))
         ratios[target] = median(each[0] for each in losses) / last
-    words = ", ".join(f"{ratio:.2g} for {target:g}" for target, ratio in ratios.items())
+    words = ", ".join(
+        f"{number_in_words(ratio, 2)} for {signed(target)}" for target, ratio in ratios.items()
+    )
     return Finding(
         claim="The loss falls by orders of magnitude.",
-        found=f"The median loss falls by a factor of {words}.".replace("for -", "for −"),
-        agrees=min(ratios.values()) >= 100,
+        found=f"The median loss falls by a factor of {words}; {ORDERS} counts as orders of "
+        "magnitude.",
+        agrees=min(ratios.values()) >= ORDERS,
     )
 
 
 def _flat_spectra(results: Results) -> Iterator[Finding]:
-    for k, group in _by_k(results):
+    for k, group in by_k(results):
         spectra = [list(numbers(each.numbers["spectrum_after"])) for each in group]
         before = [list(numbers(each.numbers["spectrum_before"])) for each in group]
         inside = mean(abs(value) for each in spectra for value in each[:k])
@@ -323,8 +230,8 @@ def _flat_spectra(results: Results) -> Iterator[Finding]:
         if k == len(spectra[0]):
             yield Finding(
                 claim=f"With all exponents flossed (k = {k}) the whole spectrum is near zero.",
-                found=f"{words}.",
-                agrees=inside < 0.1 * initially,
+                found=f"{words}; a tenth counts as near.",
+                agrees=inside < FLAT * initially,
             )
             continue
         cliff = median(each[k - 1] - each[k] for each in spectra)
@@ -334,8 +241,9 @@ def _flat_spectra(results: Results) -> Iterator[Finding]:
             claim=f"After flossing k = {k} the spectrum is flat near zero up to there, and then "
             "falls off.",
             found=f"{words}; from the exponent {k} to the next the spectrum falls by {cliff:.2g}, "
-            f"where between those behind it falls by {usual:.2g} a step.",
-            agrees=inside < 0.1 * initially and cliff > 3 * usual,
+            f"where between those behind it falls by {usual:.2g} a step. A tenth of the distance "
+            f"before counts as near, {CLIFF} usual falls as a cliff.",
+            agrees=inside < FLAT * initially and cliff > CLIFF * usual,
         )
 
 

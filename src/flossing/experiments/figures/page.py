@@ -129,6 +129,9 @@ def _how(record: Record) -> str:
         )
         if count
     ]
+    epochs = {run.configuration.training.epochs for run in results.runs}
+    if epochs:
+        done[0] += f" of at most {', '.join(map(str, sorted(epochs)))} epochs"
     count = len(results.runs) + len(results.measurements)
     there = f", in which it did {record.done} of these; the others were there already"
     return (
@@ -141,8 +144,8 @@ def _how(record: Record) -> str:
 
 def _seconds(record: Record) -> float:
     results = record.results
-    training = sum(each.flossing_seconds + each.training_seconds for each in results.runs)
-    return training + sum(each.seconds for each in results.measurements)
+    seconds = [each.flossing_seconds + each.training_seconds for each in results.runs]
+    return sum([*seconds, *(each.seconds for each in results.measurements)], start=0.0)
 
 
 def _environments(records: Sequence[Record]) -> list[str]:

@@ -19,7 +19,7 @@ from flossing.tasks import DelayedCopy, SpatialXor, Task, TemporalXor
 TaskKind: TypeAlias = type[DelayedCopy] | type[TemporalXor] | type[SpatialXor]
 MakeFlossing: TypeAlias = Callable[[int], Flossing | None]
 
-NOTABLE = 0.01
+NOTABLE = 0.02
 """A smaller difference of mean accuracies decides nothing."""
 
 SHORTEST = 60
@@ -170,7 +170,7 @@ def reaches_further(found: Sequence[Arm], others: Sequence[Arm]) -> bool | None:
         others: arms that they are compared with.
 
     Returns:
-        `None` if neither reaches further: as long, and no difference in mean accuracy of a percent.
+        `None` if neither reaches further: as long, and hardly a difference in mean accuracy.
     """
     own, other = longest_solved(found), longest_solved(others)
     if own != other:
@@ -189,15 +189,16 @@ def mean_accuracy(found: Sequence[Arm]) -> float:
 
 
 def solved_in_words(found: Sequence[Arm]) -> str:
-    """Return how many networks solved each delay.
+    """Return how many networks solved each delay, and the mean of the median accuracies.
 
     Args:
         found: arms that differ in the delay.
     """
-    return ", ".join(
+    solved = ", ".join(
         f"d={delay_of(arm)}: {round(arm.success_rate * len(arm.runs))} of {len(arm.runs)}"
         for arm in sorted(found, key=delay_of)
     )
+    return f"{solved} (mean accuracy {100 * mean_accuracy(found):.0f} %)"
 
 
 def _delay(task: Task) -> int:

@@ -73,7 +73,7 @@ class Flosser:
         >>> import torch, flossing
         >>> rnn = torch.nn.RNN(1, 16)
         >>> batches = lambda: torch.randn(40, 1, 1)
-        >>> flosser = flossing.Flosser(rnn, k=8, before=20, every=2, steps=5, times=1)
+        >>> flosser = flossing.Flosser(rnn, k=8, before=20, every=2, times=1, drift=None)
         >>> flosser.before_training(batches).loss.shape
         torch.Size([20])
         >>> [flosser.step(epoch, batches) is not None for epoch in range(1, 5)]

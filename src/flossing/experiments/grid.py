@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from flossing.errors import InvalidOptionError, UnreadableFileError
 from flossing.experiments.configuration import Architecture, Configuration, Flossing, Training
-from flossing.experiments.schedules import SCHEDULES
+from flossing.experiments.schedules import SCHEDULES, scheduled
 from flossing.reading import require_file
 from flossing.tasks.named import task_named
 
@@ -118,7 +118,7 @@ def flossing_named(
             f"floss is {name!r}; expected one of {', '.join((NONE, *SCHEDULES))}"
         )
     own = {each.name for each in fields(Flossing)}
-    flossing = SCHEDULES[name](configuration.architecture.size)
+    flossing = scheduled(name, configuration)
     changed = {key: value for key, value in settings.items() if key not in own}
     return replace(
         flossing,

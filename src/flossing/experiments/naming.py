@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from flossing.experiments.configuration import Configuration, Flossing
-from flossing.experiments.schedules import SCHEDULES
+from flossing.experiments.schedules import SCHEDULES, scheduled
 
 
 def settings(configurations: Sequence[Configuration]) -> list[dict[str, str]]:
@@ -76,8 +76,8 @@ def flossing_in_words(configuration: Configuration) -> str:
         return "none"
     own = _flossing_settings(configuration.flossing)
     candidates: list[list[str]] = []
-    for name, make in SCHEDULES.items():
-        schedule = _flossing_settings(make(configuration.architecture.size))
+    for name in SCHEDULES:
+        schedule = _flossing_settings(scheduled(name, configuration))
         different = [
             f"{key}={own.get(key, 'default')}"
             for key in schedule | own

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 
-from flossing.experiments.configuration import SCHEDULE_OPTIONS, Flossing
+from flossing.experiments.configuration import SCHEDULE_OPTIONS, Configuration, Flossing
 from flossing.flosser import Flosser
 
 TIME_STEPS = 55
@@ -75,3 +75,21 @@ SCHEDULES: dict[str, Callable[..., Flossing]] = {
     "before": before_only,
     "default": default,
 }
+
+
+def scheduled(name: str, configuration: Configuration) -> Flossing:
+    """Return a schedule that suits a configuration's network and the length of its sequences.
+
+    Args:
+        name: of `SCHEDULES`.
+        configuration: what is to be flossed.
+
+    Example:
+        >>> from flossing.experiments.configuration import Architecture
+        >>> from flossing.tasks import DelayedCopy
+        >>> short = Configuration(task=DelayedCopy(delay=5, steps=30), architecture=Architecture())
+        >>> scheduled("default", short).time_steps
+        30
+    """
+    time_steps = min(TIME_STEPS, configuration.task.steps)
+    return SCHEDULES[name](configuration.architecture.size, time_steps=time_steps)

@@ -225,6 +225,7 @@ def test_a_killed_process_loses_nothing(folder, marks):
     assert sorted(resumed) == [0, EPOCHS // 2 + 1]
 
 
+@pytest.mark.slow
 def test_a_run_that_always_kills_its_process_is_found_out(folder, marks, monkeypatch):
     monkeypatch.setattr("flossing.experiments.sweep.ROUNDS", 1)
     fake = Fake(marks, kill_always=0)
@@ -290,6 +291,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was_whatever_the_workers(folder, 
     assert all(begin >= 1 for begin in resumed.values())
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_one_folder_do_not_run_a_group_twice(folder, marks, threads):
     fake = Fake(marks)
     process = script(folder, marks, 1, 0.5)

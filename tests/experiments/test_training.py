@@ -27,9 +27,8 @@ XOR = Configuration(
     evaluate_every=5,
     evaluation_batch_size=16,
     final_batch_size=32,
-    measured_exponents=3,
-    gradients=True,
 )
+MEASURED = replace(XOR, measured_exponents=3, gradients=True)
 DIGITS = replace(
     XOR,
     task=Digits(hold=12, rows=True),
@@ -39,7 +38,9 @@ DIGITS = replace(
 ADDING = replace(XOR, task=AddingProblem(steps=20), architecture=Architecture(cell="gru", size=12))
 
 
-@pytest.mark.parametrize("configuration", [XOR, DIGITS, ADDING], ids=["xor", "digits", "adding"])
+@pytest.mark.parametrize(
+    "configuration", [MEASURED, DIGITS, ADDING], ids=["xor", "digits", "adding"]
+)
 def test_a_configuration_decides_its_records(configuration):
     first = run(configuration)
     torch.rand(3)
@@ -49,12 +50,12 @@ def test_a_configuration_decides_its_records(configuration):
 
 def test_global_random_state_is_left_alone():
     before = torch.get_rng_state()
-    run(XOR)
+    run(MEASURED)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_is_recorded():
-    record = run(XOR)
+    record = run(MEASURED)
     assert [each.epoch for each in record.epochs] == list(range(1, 13))
     assert [each.epoch for each in record.evaluations] == [0, 5, 10, 12]
     assert [(each.epoch, len(each.loss)) for each in record.episodes] == [
@@ -97,6 +98,13 @@ def test_an_easy_task_is_learned():
 SEEDS = [replace(XOR, seed=seed) for seed in range(3)]
 
 
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """What comes of these runs, in either order."""
+    runs = run_together(SEEDS)
+    return {False: runs, True: run_together(SEEDS[::-1])}
+
+
 def assert_close(together, alone):
     assert together.configuration == alone.configuration
     for ours, theirs in zip(together.epochs, alone.epochs, strict=True):
@@ -119,8 +127,7 @@ def assert_close(together, alone):
 def test_together_is_as_alone(architecture):
     # Silent units cost a modReLU network the smaller exponents.
     flossing = replace(FLOSSING, k=2)
-    changes = {"architecture": architecture, "flossing": flossing, "measured_exponents": 0}
-    configurations = [replace(each, **changes) for each in SEEDS]
+    configurations = [replace(each, architecture=architecture, flossing=flossing) for each in SEEDS]
     for together, configuration in zip(run_together(configurations), configurations, strict=True):
         assert_close(together, run(configuration))
 
@@ -139,8 +146,6 @@ def test_a_network_that_is_done_leaves_the_others_as_they_are():
         task=DelayedCopy(delay=1, steps=20),
         training=training,
         flossing=None,
-        gradients=False,
-        measured_exponents=0,
     )
     hard = replace(easy, task=DelayedCopy(delay=12, steps=20))
     configurations = [easy, hard, replace(easy, seed=1)]
@@ -167,7 +172,7 @@ def killed_at(epoch):
 
 
 @pytest.mark.parametrize("epoch", [2, 5, 11])
-def test_a_killed_run_goes_on_to_the_same_result(tmp_path, epoch):
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path, epoch, uninterrupted):
     checkpoint = tmp_path / "runs" / "some.checkpoint"
     with pytest.raises(KilledError):
         run_together(SEEDS, checkpoint=checkpoint, checkpoint_every=2, report=killed_at(epoch))
@@ -175,14 +180,14 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path, epoch):
     resumed = run_together(
         SEEDS, checkpoint=checkpoint, checkpoint_every=2, report=lambda *step: begun.append(step)
     )
-    assert resumed == run_together(SEEDS)
+    assert resumed == uninterrupted[False]
     assert not checkpoint.exists()
     first = min(done for phase, done, _ in begun if phase == "training")
     assert first == (epoch - 1) // 2 * 2 + 1
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "foreign", "empty", "of other runs"])
-def test_a_checkpoint_that_is_not_whole_is_not_trusted(tmp_path, damage):
+def test_a_checkpoint_that_is_not_whole_is_not_trusted(tmp_path, damage, uninterrupted):
     checkpoint = tmp_path / "some.checkpoint"
     with pytest.raises(KilledError):
         run_together(SEEDS, checkpoint=checkpoint, checkpoint_every=2, report=killed_at(7))
@@ -198,8 +203,9 @@ def test_a_checkpoint_that_is_not_whole_is_not_trusted(tmp_path, damage):
             torch.save({"epoch": 3}, checkpoint)
         case "empty":
             checkpoint.write_bytes(b"")
-    configurations = SEEDS[::-1] if damage == "of other runs" else SEEDS
-    assert run_together(configurations, checkpoint=checkpoint) == run_together(configurations)
+    other = damage == "of other runs"
+    configurations = SEEDS[::-1] if other else SEEDS
+    assert run_together(configurations, checkpoint=checkpoint) == uninterrupted[other]
 
 
 def test_a_resumed_run_has_finished_members(tmp_path):
@@ -211,6 +217,12 @@ def test_a_resumed_run_has_finished_members(tmp_path):
     with pytest.raises(KilledError):
         run_together(pair, checkpoint=tmp_path / "c", checkpoint_every=5, report=killed_at(115))
     assert run_together(pair, checkpoint=tmp_path / "c", checkpoint_every=5) == straight
+
+
+def test_a_resumed_run_has_what_was_measured_before(tmp_path):
+    with pytest.raises(KilledError):
+        run_together([MEASURED], checkpoint=tmp_path / "c", checkpoint_every=2, report=killed_at(7))
+    assert run_together([MEASURED], checkpoint=tmp_path / "c") == [run(MEASURED)]
 
 
 def test_strangers_do_not_run_together():

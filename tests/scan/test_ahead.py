@@ -363,7 +363,10 @@ for function, known in zip(functions, before):
 """
 
 
-@pytest.mark.parametrize(("dtype", "threads"), [("float32", "serial"), ("float64", "parallel")])
+@pytest.mark.parametrize(
+    ("dtype", "threads"),
+    [("float32", "serial"), pytest.param("float64", "parallel", marks=pytest.mark.slow)],
+)
 def test_nothing_is_left_to_compile(dtype, threads):
     if threads == "parallel" and arrays.available_threads() < 2:
         pytest.skip("there is only one thread")

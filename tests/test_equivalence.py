@@ -198,6 +198,9 @@ def test_fast_path_equals_reference(drawn):
     _assert_close(fast.exponents, reference.exponents, 1.0)
     _assert_close(fast.final_frame, reference.final_frame, 1.0)
     assert len(gradients) == len(expected)
+    assert all(bool(ours.isfinite().all()) for ours in gradients)
+    # Autograd through a QR of its own can fail where the adjoint does not.
+    assume(all(bool(theirs.isfinite().all()) for theirs in expected))
     for ours, theirs in zip(gradients, expected, strict=True):
         _assert_close(ours, theirs, 1.0)
 

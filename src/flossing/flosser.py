@@ -42,11 +42,11 @@ class Flosser:
     step size, however small the gradient, and so undoes what training has learned.
 
     The published schedule (Engelken, NeurIPS 2023) is `before=500, every=100, steps=500, times=2,
-    lr=1e-3, training_lr=1e-3, tolerance=None, drift=None`. `flossing reproduce horizon` compares the
-    default with it over growing delays, and `flossing reproduce schedule` with what is left when
-    one part is changed. An epoch is whatever is counted: in the paper, and for the default, it is
-    one gradient step of training. A task that is learned within a few hundred steps needs little
-    flossing during training, or none: `times=0, drift=None`.
+    lr=1e-3, training_lr=1e-3, tolerance=None, drift=None`. `flossing reproduce horizon` compares
+    the default with it over growing delays, and `flossing reproduce schedule` with what is left
+    when one part is changed. An epoch is whatever is counted: in the paper, and for the default,
+    it is one gradient step of training. A task that is learned within a few hundred steps needs
+    little flossing during training, or none: `times=0, drift=None`.
 
     Args:
         system: see `lyapunov_spectrum`.

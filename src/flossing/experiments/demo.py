@@ -53,6 +53,7 @@ def _before_training(steps: int) -> dict[str, Any]:
         "lr": 1e-3,
         "training_lr": 1e-3,
         "tolerance": None,
+        "drift": None,
     }
 
 

@@ -228,7 +228,7 @@ def _flosser(
     return Flosser(
         network.system,
         k=flossing.k,
-        state=partial(_first_state, network),
+        state=partial(_rest, network),
         state_transient=flossing.state_transient,
         frame_transient=flossing.frame_transient,
         generator=generator,
@@ -236,9 +236,9 @@ def _flosser(
     )
 
 
-def _first_state(network: SequenceNetwork, inputs: Tensor) -> Any:
-    with torch.no_grad():
-        return network.initial_state(inputs.shape[1])
+def _rest(network: SequenceNetwork, inputs: Tensor) -> Any:
+    """A state of zero, from which flossing gets further than from the trained one of rates."""
+    return SequenceNetwork.initial_state(network, inputs.shape[1])
 
 
 def _held_out(task: Task, batch_size: int, generator: torch.Generator) -> Batch:

@@ -11,7 +11,7 @@ from flossing.growth_compiled import compiled_growth
 from flossing.jacobians import JacobianStack
 from flossing.recurrence import DrivenMap, StateGradient
 from flossing.scan.boundaries import Pace
-from flossing.scan.reference import explicit_jacobians
+from flossing.scan.reference import explicit_jacobians, identity_after
 from flossing.stopping import StoppingRule
 from flossing.tangent import DenseTangent, TangentMap
 from flossing.trajectory import check_finite, compiled_trajectory, trajectory
@@ -154,9 +154,9 @@ def _tangent(
 ) -> TangentMap:
     inputs, recurrence = problem.inputs_from(start, stop), problem.recurrence
     if plan.backend is reference_growth and not isinstance(recurrence, JacobianStack):
-        return DenseTangent(
-            explicit_jacobians(recurrence.step, inputs, states, recurrence.tangent_slice)
-        )
+        part = recurrence.tangent_slice
+        jacobians = explicit_jacobians(recurrence.step, inputs, states, part)
+        return DenseTangent(identity_after(jacobians, problem.lengths, start))
     return recurrence.tangent(inputs, states, plan.exponents)
 
 

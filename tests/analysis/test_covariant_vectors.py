@@ -230,8 +230,8 @@ def test_results_do_not_depend_on_the_chunks(steps, chunk, every, size, lose_ran
     options = {"frame_transient": first, "backward_transient": last, "every": every}
     whole = vectors_of_product(jacobians, chunk=steps, **options)
     found = vectors_of_product(jacobians, chunk=chunk, **options)
-    # Products of other shapes may be rounded otherwise.
-    close = {"rtol": 1e-10, "atol": 1e-12, "equal_nan": True}
+    # QᵀJQ, which only steps that lose rank need, is rounded as the frames lie in memory.
+    close = {"rtol": 1e-12, "atol": 1e-13} if lose_rank else {"rtol": 0.0, "atol": 0.0}
     torch.testing.assert_close(found.vectors, whole.vectors, **close)
     torch.testing.assert_close(found.local, whole.local, **close)
     assert torch.equal(found.steps, whole.steps)

@@ -59,6 +59,22 @@ def _explicit_jacobian(
     return jacobian if keep_graph else jacobian.detach()
 
 
+def identity_after(
+    jacobians: Float[Tensor, "T B n n"], lengths: tuple[int, ...], start: int
+) -> Float[Tensor, "T B n n"]:
+    """Replace what comes after a trajectory's end, where a frame that loses rank must not matter.
+
+    Args:
+        jacobians: J_t of every step.
+        lengths: number of steps of each trajectory.
+        start: the step that the first Jacobian is of.
+    """
+    steps = torch.arange(start, start + len(jacobians), device=jacobians.device)
+    running = steps.unsqueeze(-1) < torch.tensor(lengths, device=jacobians.device)
+    identity = torch.eye(jacobians.shape[-1]).to(jacobians)
+    return torch.where(running[..., None, None], jacobians, identity)
+
+
 def scan_reference(
     jacobians: Float[Tensor, "T B n n"],
     frame: Float[Tensor, "B n k"],

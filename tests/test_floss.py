@@ -296,6 +296,32 @@ class TestFlosser:
         acted = [not flosser.step(epoch, batches()).converged for epoch in range(1, 4)]
         assert acted == [True, True, False]
 
+    def test_a_network_that_learns_is_flossed_for_drift_alone(self):
+        module = network()
+        options = self.OPTIONS | {"every": 1, "times": 2, "steps": 1, "drift": 1e9}
+        flosser = flossing.Flosser(module, **options)
+        learned = [True, True, True, False, True, False, False, False]
+        acted = []
+        for epoch, each in enumerate(learned, start=1):
+            history = flosser.step(epoch, batches(), learned=each)
+            acted.append(history is not None and not history.converged)
+        # One idle episode at epoch 1; the next is due at 3, and, idle again, the one after it at 7.
+        # An episode in a network that learns is none of the `times`.
+        assert acted == [False, False, False, False, False, False, True, True]
+        assert flosser.step(9, batches()).converged
+
+    def test_without_drift_a_network_that_learns_is_left_alone(self):
+        flosser = flossing.Flosser(network(), **self.OPTIONS)
+        assert flosser.step(3, batches(), learned=True) is None
+        assert flosser.step(6, batches()) is not None
+
+    def test_the_step_size_follows_that_of_training(self):
+        flosser = flossing.Flosser(network(), **self.OPTIONS | {"training_lr": 1e-3})
+        flosser.step(3, batches(), scale=0.25)
+        assert flosser._optimizer.param_groups[0]["lr"] == pytest.approx(2.5e-4)
+        with pytest.raises(flossing.InvalidOptionError, match=r"scale is 0.0 \(float\); expected a pos"):
+            flosser.step(6, batches(), scale=0.0)
+
     @pytest.mark.parametrize("interrupted_at", [0, 1, 4, 7])
     def test_a_resumed_run_is_the_same_run(self, interrupted_at):
         def run(epochs, flosser, module, source):

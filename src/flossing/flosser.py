@@ -34,9 +34,9 @@ class Flosser:
     is not below the tolerance. An episode that finds nothing to do doubles the time to the next
     one, up to sixteenfold, and one that acts sets it back to `every`.
 
-    Each step of flossing costs a little of what has been learned. So after `times` episodes that
-    acted, those that follow act only where the exponents have drifted, where the loss is not below
-    `drift`, and with a tenth of the step size.
+    Each step of flossing costs a little of what has been learned. So once `step` is told that the
+    task is being learned, or after `times` episodes that acted, episodes act only where the
+    exponents have drifted, where the loss is not below `drift`, and with a tenth of the step size.
 
     One optimizer serves all episodes: Adam with empty moments moves every weight by the full
     step size, however small the gradient, and so undoes what training has learned.
@@ -61,7 +61,8 @@ class Flosser:
         training_lr: step size of Adam during training, reached geometrically before it.
         parameters: see `floss`.
         tolerance: an episode ends as soon as the loss is below it; `None` for never.
-        drift: takes the place of the tolerance after `times` episodes; `None` for no more episodes.
+        drift: takes the place of the tolerance in a network that learns, and after `times`
+            episodes; `None` for no episodes there.
         max_gradient_norm: clip gradients to this norm.
         state: see `floss`.
         generator: for the first frames; `None` for a fixed seed. With the same generator and
@@ -149,6 +150,8 @@ class Flosser:
         epoch: int,
         batches: Batches,
         *,
+        learned: bool = False,
+        scale: float = 1.0,
         callback: Callable[[int, float], None] | None = None,
     ) -> FlossHistory | None:
         """Floss if that is due at this epoch; a no-op otherwise.
@@ -159,16 +162,23 @@ class Flosser:
         Args:
             epoch: number of the training epoch, rising from call to call.
             batches: see `floss`.
+            learned: whether gradients have reached what the task needs, as a training loss shows
+                that is half of what the best constant answer has. From then on only drift is
+                mended; should the loss rise again, say so, and flossing is as before.
+            scale: factor of Adam's step size: what is left of that of training, where it shrinks.
+                Flossing with a full step would undo what training can no longer repair.
             callback: called with the step and the loss after every step.
         """
         require_integer("epoch", epoch, at_least=0)
-        if not self._due(epoch):
+        require_positive("scale", scale)
+        settled = learned or self._spent
+        if not self._due(epoch) or (settled and self._drift is None):
             return None
-        self._shrink_step_size(1.0, GENTLE if self._settled else 1.0)
-        tolerance = self._drift if self._settled else self._tolerance
+        self._shrink_step_size(1.0, scale * (GENTLE if settled else 1.0))
+        tolerance = self._drift if settled else self._tolerance
         history = self._run(batches, self._steps, tolerance, callback)
         idle = history.converged and len(history.loss) == 1
-        self._episodes += not idle
+        self._episodes += not (idle or settled)
         self._pause = min(2 * self._pause, LONGEST_PAUSE * self._every) if idle else self._every
         self._last_epoch = epoch
         self._next_epoch = epoch + self._pause
@@ -209,10 +219,10 @@ class Flosser:
     def _due(self, epoch: int) -> bool:
         if not self._every or epoch % self._every or epoch <= self._last_epoch:
             return False
-        return epoch >= self._next_epoch and not (self._settled and self._drift is None)
+        return epoch >= self._next_epoch
 
     @property
-    def _settled(self) -> bool:
+    def _spent(self) -> bool:
         """Whether all episodes that act on the tolerance have come."""
         return self._times is not None and self._episodes >= self._times
 

@@ -14,6 +14,7 @@ from flossing.tasks import (
     CopyMemory,
     DelayedCopy,
     accuracy,
+    constant_loss,
     task_loss,
 )
 
@@ -162,6 +163,35 @@ def test_regression_has_no_accuracy(task):
 
 
 @pytest.mark.usefixtures("own_checks_only")
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), kind=st.sampled_from(["binary", "categorical", "regression"]))
+def test_no_constant_answer_has_a_smaller_loss(seed, kind):
+    draw = torch.Generator().manual_seed(seed)
+    steps, batch_size, classes = 6, 3, 4
+    mask = torch.rand(steps, batch_size, generator=draw) < 0.7
+    mask[0, 0] = True
+    if kind == "categorical":
+        targets = torch.randint(classes, (steps, batch_size), generator=draw)
+        targets[~mask] = 0
+    else:
+        targets = torch.randn(steps, batch_size, 1, generator=draw)
+        targets = (targets > 0).float() if kind == "binary" else targets
+    batch = Batch(torch.zeros(steps, batch_size, 1), targets, mask)
+    best = constant_loss(kind, batch)
+    outputs = torch.zeros(classes if kind == "categorical" else 1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([outputs], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = task_loss(kind, outputs.expand(steps, batch_size, -1), batch)
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert best == pytest.approx(loss().item(), abs=1e-3)
+    assert best <= loss().item() + 1e-6
+
+
 @pytest.mark.parametrize("score", [task_loss, accuracy])
 @pytest.mark.parametrize("kind", ["ternary", None, 1])
 def test_unknown_kind(score, kind):

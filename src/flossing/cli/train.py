@@ -76,6 +76,9 @@ def _add_training_options(group: "Group") -> None:
     _setting(group, Training, "epochs", "gradient steps, each on a fresh batch", whole_number(0))
     _setting(group, Training, "batch_size", "sequences in a batch", whole_number(1))
     _setting(group, Training, "learning_rate", "step size of Adam", positive_number)
+    _setting(
+        group, Training, "cooldown", "share of the epochs in which it falls to 0", positive_number
+    )
     _setting(group, Training, "max_gradient_norm", "gradients are clipped to it", positive_number)
     _setting(
         group,

@@ -122,6 +122,8 @@ class Training:
         epochs: at most so many.
         batch_size: sequences in a batch.
         learning_rate: step size of Adam.
+        cooldown: over this share of the epochs, the last ones, the step size falls linearly to
+            zero.
         max_gradient_norm: gradients are clipped to this norm.
         norm_penalty: weight of Ω, the penalty on growth and decay of ∂L/∂h from step to step of
             Pascanu, Mikolov & Bengio (ICML 2013).
@@ -134,6 +136,7 @@ class Training:
     epochs: int = 3000
     batch_size: int = 16
     learning_rate: float = 1e-3
+    cooldown: float = 0.0
     max_gradient_norm: float = 0.03
     norm_penalty: float = 0.0
     patience: int = 0
@@ -146,6 +149,19 @@ class Training:
         require_positive("max_gradient_norm", self.max_gradient_norm)
         if self.norm_penalty:
             require_positive("norm_penalty", self.norm_penalty)
+        if self.cooldown:
+            require_positive("cooldown", self.cooldown, at_most=1.0)
+
+    def step_size(self, epoch: int) -> float:
+        """Adam's step size in an epoch, counted from 1.
+
+        Example:
+            >>> training = Training(epochs=100, learning_rate=1.0, cooldown=0.2)
+            >>> [round(training.step_size(epoch), 2) for epoch in (1, 81, 91, 100)]
+            [1.0, 1.0, 0.5, 0.05]
+        """
+        left = self.epochs - epoch + 1
+        return self.learning_rate * min(1.0, left / max(1.0, self.cooldown * self.epochs))
 
 
 @dataclass(frozen=True, kw_only=True)

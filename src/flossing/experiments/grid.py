@@ -31,6 +31,7 @@ _SCHEDULE: dict[str, type] = {
     "training_lr": float,
     "target": float,
     "tolerance": float,
+    "drift": float,
     "max_gradient_norm": float,
 }
 """What a schedule may say beside the fields of `Flossing`: options of `flossing.Flosser`."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,15 @@ from flossing.experiments.records import Episode, Epoch, Evaluation, Run
 from flossing.floss import FlossHistory
 from flossing.flosser import Flosser
 from flossing.spectrum import lyapunov_spectrum
-from flossing.tasks import Batch, Digits, Task, accuracy, task_loss
+from flossing.tasks import Batch, Digits, Task, accuracy, constant_loss, task_loss
 
 STREAMS = ("weights", "flossing inputs", "flossing frames", "training", "spectrum", "evaluation")
 SPECTRUM_BATCH_SIZE = 4
 SOLVED = 0.995
+LEARNED = 0.5
+"""Of the loss of the best constant answer: below it, a network has got hold of its task."""
+RECENT = 20
+"""Epochs whose losses are averaged to tell."""
 
 
 def stream_seed(seed: int, stream: str) -> int:
@@ -68,6 +73,7 @@ class Member:
         self._generators = {stream: _generator(configuration.seed, stream) for stream in STREAMS}
         self._flosser = _flosser(configuration, self.network, self._generators["flossing frames"])
         self._probe = self._sample(configuration.training.batch_size, "evaluation")
+        self._guessing = constant_loss(configuration.task, self._probe)
         self._epochs: list[Epoch] = []
         self._episodes: list[Episode] = []
         self._evaluations: list[Evaluation] = []
@@ -80,6 +86,11 @@ class Member:
         last = [each.accuracy for each in self._evaluations[-patience:]] if patience else []
         solved = [accuracy is not None and accuracy >= SOLVED for accuracy in last]
         return len(solved) == patience > 0 and all(solved)
+
+    @property
+    def _learned(self) -> bool:
+        recent = [each.loss for each in self._epochs[-RECENT:]]
+        return mean(recent) < LEARNED * self._guessing
 
     def batch(self) -> Batch:
         """Fresh sequences to train on."""
@@ -98,10 +109,17 @@ class Member:
 
     def floss(self, epoch: int) -> None:
         """Floss if the schedule says so."""
-        if self._flosser is not None:
-            with self._flossing_clock():
-                history = self._flosser.step(epoch, self._flossing_batch)
-            self._add_episode(epoch, history)
+        if self._flosser is None:
+            return
+        training = self.configuration.training
+        with self._flossing_clock():
+            history = self._flosser.step(
+                epoch,
+                self._flossing_batch,
+                learned=self._learned,
+                scale=training.step_size(epoch) / training.learning_rate,
+            )
+        self._add_episode(epoch, history)
 
     def add_epoch(self, epoch: int, loss: float, gradient_norm: float) -> None:
         """Record a training step."""

@@ -6,6 +6,7 @@ from statistics import median
 
 from flossing.experiments.condensed import AnyRun
 from flossing.experiments.configuration import Architecture, Configuration, Form, Training
+from flossing.experiments.horizon import ADDING, DELAYED, DIGITS
 from flossing.experiments.outcomes import last_within
 from flossing.experiments.schedules import default
 from flossing.tasks import AddingProblem, CopyMemory, DelayedCopy, Digits, Task, TemporalXor
@@ -82,35 +83,35 @@ CONTESTS = (
         task=TemporalXor(delay=40, steps=120),
         size=80,
         form="rate",
-        training=Training(epochs=3000, max_gradient_norm=0.03, patience=3),
+        training=DELAYED,
     ),
     Contest(
         name="delayed copy, d=40",
         task=DelayedCopy(delay=40, steps=120),
         size=80,
         form="rate",
-        training=Training(epochs=3000, max_gradient_norm=0.03, patience=3),
+        training=DELAYED,
     ),
     Contest(
         name="copy memory, 100 steps",
         task=CopyMemory(delay=100, length=10),
         size=128,
         form="state",
-        training=Training(epochs=3000, max_gradient_norm=1.0, patience=3),
+        training=replace(DELAYED, max_gradient_norm=1.0),
     ),
     Contest(
         name="adding, 200 steps",
         task=AddingProblem(steps=200),
         size=128,
         form="state",
-        training=Training(epochs=3000, max_gradient_norm=1.0),
+        training=ADDING,
     ),
     Contest(
         name="digits, held for 60 steps",
         task=Digits(hold=60),
         size=128,
         form="state",
-        training=Training(epochs=1200, batch_size=64, max_gradient_norm=1.0),
+        training=DIGITS,
     ),
 )
 

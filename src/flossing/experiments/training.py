@@ -123,6 +123,7 @@ class _Trainer:
             return False
         self.epoch += 1
         start = time.perf_counter()
+        self._optimizer.param_groups[0]["lr"] = self._training.step_size(self.epoch)
         losses, norms = self._train([member.batch() for member in self._active_members])
         seconds = (time.perf_counter() - start) / len(self._active)
         for index, member in enumerate(self._active_members):
@@ -173,9 +174,7 @@ class _Trainer:
         if not self._active:
             return
         self._ensemble = Ensemble([member.network for member in self._active_members])
-        self._optimizer = torch.optim.Adam(
-            self._ensemble.parameters.values(), lr=self._training.learning_rate
-        )
+        self._optimizer = torch.optim.Adam(self._ensemble.parameters.values())
 
     def _drop_finished(self) -> None:
         kept = [place for place, member in enumerate(self._active_members) if not member.finished]

@@ -18,7 +18,7 @@ from flossing.tasks.copy_memory import CopyMemory
 from flossing.tasks.delayed_copy import DelayedCopy
 from flossing.tasks.digits import Digits
 from flossing.tasks.named import task_named
-from flossing.tasks.scoring import accuracy, task_loss
+from flossing.tasks.scoring import accuracy, constant_loss, task_loss
 from flossing.tasks.xor import SpatialXor, TemporalXor
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Task",
     "TemporalXor",
     "accuracy",
+    "constant_loss",
     "task_loss",
     "task_named",
 ]

@@ -5,7 +5,13 @@ from typing import get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    mse_loss,
+    one_hot,
+)
+from torch.special import entr
 
 from flossing.checks import require_choice
 from flossing.errors import InvalidOptionError
@@ -53,6 +59,41 @@ def task_loss(
     if kind == "binary":
         return binary_cross_entropy_with_logits(answers, targets.to(answers.dtype))
     return mse_loss(answers, targets.to(answers.dtype))
+
+
+def constant_loss(task: Task | Kind, batch: Batch) -> float:
+    """The loss of the best answer that is the same everywhere: what not knowing the inputs costs.
+
+    With p the shares of the classes among the entries that count, it is their entropy, −Σ p log p;
+    for a regression it is the variance of the targets.
+
+    Args:
+        task: The task, or its kind.
+        batch: The targets, and which of them count.
+
+    Returns:
+        The mean over the entries that count; see `task_loss`.
+
+    Raises:
+        InvalidOptionError: The kind is unknown, or the mask is true nowhere.
+
+    Example:
+        >>> import torch
+        >>> targets = torch.tensor([0.0, 1.0, 1.0, 0.0]).reshape(4, 1, 1)
+        >>> batch = Batch(torch.zeros(4, 1, 1), targets, torch.ones(4, 1, dtype=torch.bool))
+        >>> round(constant_loss("binary", batch), 4), constant_loss("regression", batch)
+        (0.6931, 0.25)
+    """
+    kind = _kind_of(task)
+    _require_any(batch)
+    targets = batch.targets[batch.mask]
+    if kind == "regression":
+        return targets.var(dim=0, correction=0).mean().item()
+    if kind == "categorical":
+        targets = one_hot(targets).to(torch.float64)
+        return entr(targets.mean(dim=0)).sum().item()
+    shares = targets.mean(dim=0)
+    return (entr(shares) + entr(1.0 - shares)).mean().item()
 
 
 def accuracy(task: Task | Kind, outputs: Float[Tensor, "T B C"], batch: Batch) -> float:
@@ -108,16 +149,20 @@ def _kind_of(task: Task | Kind) -> Kind:
 def _counted(kind: Kind, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Outputs (n, C) and targets, (n, C) or (n,), at the n entries that count."""
     _require_fit(kind, outputs, batch)
+    _require_any(batch)
+    answers, targets = outputs[batch.mask], batch.targets[batch.mask]
+    if kind == "categorical":
+        _require_classes(targets, classes=answers.shape[-1])
+    return answers, targets
+
+
+def _require_any(batch: Batch) -> None:
     if not batch.mask.any():
         raise InvalidOptionError(
             f"the mask of shape {tuple(batch.mask.shape)} is true nowhere, so there is nothing to "
             "score; expected at least one true entry: pass a batch whose mask marks the steps that "
             "count"
         )
-    answers, targets = outputs[batch.mask], batch.targets[batch.mask]
-    if kind == "categorical":
-        _require_classes(targets, classes=answers.shape[-1])
-    return answers, targets
 
 
 def _require_fit(kind: Kind, outputs: Tensor, batch: Batch) -> None:

@@ -214,7 +214,8 @@ def test_what_comes_after_the_end_of_a_trajectory_does_not_matter(backend):
     packed = pack_padded_sequence(inputs, [8, 3])
     spectrum = flossing.lyapunov_spectrum(cell, packed, k=2, backend=backend)
     (gradient,) = torch.autograd.grad(spectrum.exponents.sum(), [cell.weight_hh])
-    assert gradient.isfinite().all() and gradient.any()
+    assert gradient.isfinite().all()
+    assert gradient.any()
 
 
 def _systems_for_gradcheck():

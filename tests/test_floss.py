@@ -319,7 +319,9 @@ class TestFlosser:
         flosser = flossing.Flosser(network(), **self.OPTIONS | {"training_lr": 1e-3})
         flosser.step(3, batches(), scale=0.25)
         assert flosser._optimizer.param_groups[0]["lr"] == pytest.approx(2.5e-4)
-        with pytest.raises(flossing.InvalidOptionError, match=r"scale is 0.0 \(float\); expected a pos"):
+        with pytest.raises(
+            flossing.InvalidOptionError, match=r"scale is 0.0 \(float\); expected a pos"
+        ):
             flosser.step(6, batches(), scale=0.0)
 
     @pytest.mark.parametrize("interrupted_at", [0, 1, 4, 7])

@@ -42,11 +42,12 @@ class Flosser:
     step size, however small the gradient, and so undoes what training has learned.
 
     The published schedule (Engelken, NeurIPS 2023) is `before=500, every=100, steps=500, times=2,
-    lr=1e-3, training_lr=1e-3, tolerance=None, drift=None`. `flossing reproduce horizon` compares
-    the default with it over growing delays, and `flossing reproduce schedule` with what is left
-    when one part is changed. An epoch is whatever is counted: in the paper, and for the default,
-    it is one gradient step of training. A task that is learned within a few hundred steps needs
-    little flossing during training, or none: `times=0, drift=None`.
+    lr=1e-3, training_lr=1e-3, tolerance=None, drift=None, max_gradient_norm=None`.
+    `flossing reproduce horizon` compares the default with it over growing delays, and
+    `flossing reproduce schedule` with what is left when one part is changed. An epoch is whatever
+    is counted: in the paper, and for the default, it is one gradient step of training. A task that
+    is learned within a few hundred steps needs little flossing during training, or none:
+    `times=0, drift=None`.
 
     Args:
         system: see `lyapunov_spectrum`.
@@ -58,12 +59,14 @@ class Flosser:
         target: see `flossing_loss`.
         optimizer: see `floss`; it keeps its own step size.
         lr: step size of Adam at the start.
-        training_lr: step size of Adam during training, reached geometrically before it.
+        training_lr: step size of Adam during training, reached geometrically before it; no more
+            than that of training itself.
         parameters: see `floss`.
         tolerance: an episode ends as soon as the loss is below it; `None` for never.
         drift: takes the place of the tolerance in a network that learns, and after `times`
             episodes; `None` for no episodes there.
-        max_gradient_norm: clip gradients to this norm.
+        max_gradient_norm: clip gradients to this norm; `None` for never. Where an exponent runs
+            away its gradient is so large that Adam, without it, would go on for many steps.
         state: see `floss`.
         generator: for the first frames; `None` for a fixed seed. With the same generator and
             batches the run is the same.
@@ -99,7 +102,7 @@ class Flosser:
         parameters: Iterable[Tensor] | None = None,
         tolerance: float | None = 1e-4,
         drift: float | None = 0.05,
-        max_gradient_norm: float | None = None,
+        max_gradient_norm: float | None = 0.1,
         state: Any = None,
         generator: torch.Generator | None = None,
         **spectrum_options: Any,

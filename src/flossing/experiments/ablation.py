@@ -47,6 +47,7 @@ VARIANTS: Mapping[str, Variant] = {
     "20 steps every 60 epochs": Variant({"every": 60, "steps": 20, "times": 20}),
     "nine tenths of the exponents": Variant({}, share=0.9),
     "three quarters of the exponents": Variant({}, share=0.75),
+    "gradients not clipped": Variant({"max_gradient_norm": None}),
     "four sequences": Variant({}, settings={"sequences": 4}),
     "sequences of 100 steps": Variant({}, settings={"time_steps": 100}),
     "sequences of 36 steps": Variant({}, settings={"time_steps": 36}),

@@ -15,8 +15,18 @@ Cell: TypeAlias = Literal["tanh", "relu", "leaky", "modrelu", "gru", "lstm", "le
 Initialisation: TypeAlias = Literal["gaussian", "orthogonal", "identity", "stock", "chrono"]
 Form: TypeAlias = Literal["rate", "state"]
 
-SCHEDULE_OPTIONS = ("before", "every", "steps", "times", "lr", "training_lr", "tolerance", "drift")
-"""What of `flossing.Flosser` a configuration can choose, all of it numbers."""
+SCHEDULE_OPTIONS: Mapping[str, type[int] | type[float]] = {
+    "before": int,
+    "every": int,
+    "steps": int,
+    "times": int,
+    "lr": float,
+    "training_lr": float,
+    "tolerance": float,
+    "drift": float,
+    "max_gradient_norm": float,
+}
+"""What of `flossing.Flosser` a configuration can choose, and what kind of number that is."""
 
 FORMAT = 1
 """Number of the form in which runs are written down; part of every digest."""

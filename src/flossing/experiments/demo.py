@@ -27,6 +27,7 @@ from flossing.experiments.configuration import Architecture, Configuration, Flos
 from flossing.experiments.demo_figure import demo_figure
 from flossing.experiments.demo_run import DemoRun, label
 from flossing.experiments.environment import available_processors, environment
+from flossing.experiments.schedules import PUBLISHED
 from flossing.experiments.sweep import Progress as GroupProgress
 from flossing.experiments.sweep import sweep
 from flossing.plots import new_figure
@@ -45,25 +46,13 @@ CAPTION = (
 )
 
 
-def _before_training(steps: int) -> dict[str, Any]:
-    """A schedule of Adam's steps at the published step size, and none during training."""
-    return {
-        "before": steps,
-        "times": 0,
-        "lr": 1e-3,
-        "training_lr": 1e-3,
-        "tolerance": None,
-        "drift": None,
-    }
-
-
 # The XOR as in the released code of Engelken (NeurIPS 2023); digits with the same procedure.
 FLOSSED = {
     "digits": Configuration(
         task=Digits(hold=60),
         architecture=Architecture(size=128),
         training=Training(epochs=1200, batch_size=64, max_gradient_norm=1.0),
-        flossing=Flossing(k=96, time_steps=100, schedule=_before_training(400)),
+        flossing=Flossing(k=96, time_steps=100, schedule=PUBLISHED | {"before": 400, "times": 0}),
         measured_exponents=128,
         gradients=True,
     ),
@@ -71,7 +60,7 @@ FLOSSED = {
         task=TemporalXor(delay=40, steps=300),
         architecture=Architecture(size=80, form="rate"),
         training=Training(epochs=1500, batch_size=16, max_gradient_norm=0.03),
-        flossing=Flossing(k=75, time_steps=55, schedule=_before_training(500)),
+        flossing=Flossing(k=75, time_steps=55, schedule=PUBLISHED | {"times": 0}),
         measured_exponents=80,
         gradients=True,
     ),
@@ -88,7 +77,7 @@ QUICK = {
             time_steps=10 if name == "digits" else 20,
             state_transient=2,
             frame_transient=2,
-            schedule=_before_training(10),
+            schedule=PUBLISHED | {"before": 10, "times": 0},
         ),
         evaluate_every=10,
         measured_exponents=12,

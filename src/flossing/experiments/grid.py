@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from flossing.errors import InvalidOptionError, UnreadableFileError
-from flossing.experiments.configuration import Architecture, Configuration, Flossing, Training
+from flossing.experiments.configuration import (
+    SCHEDULE_OPTIONS,
+    Architecture,
+    Configuration,
+    Flossing,
+    Training,
+)
 from flossing.experiments.schedules import SCHEDULES, scheduled
 from flossing.reading import require_file
 from flossing.tasks.named import task_named
@@ -22,19 +28,6 @@ _EVALUATION = (
     "measured_exponents",
     "gradients",
 )
-_SCHEDULE: dict[str, type] = {
-    "before": int,
-    "every": int,
-    "steps": int,
-    "times": int,
-    "lr": float,
-    "training_lr": float,
-    "target": float,
-    "tolerance": float,
-    "drift": float,
-    "max_gradient_norm": float,
-}
-"""What a schedule may say beside the fields of `Flossing`: options of `flossing.Flosser`."""
 
 
 def read_grid(path: Path) -> list[Configuration]:
@@ -133,7 +126,7 @@ def _axes(document: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
         "architecture": _readers(Architecture),
         "training": _readers(Training),
         "flossing": _readers(Flossing, leave_out=("schedule",))
-        | {name: _reader(kind) for name, kind in _SCHEDULE.items()},
+        | {name: _reader(kind) for name, kind in SCHEDULE_OPTIONS.items()},
     }
     top = {name: _readers(Configuration)[name] for name in _EVALUATION}
     top |= {"task": _task, "floss": _reader(str)}

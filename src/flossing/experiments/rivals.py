@@ -8,7 +8,7 @@ from flossing.experiments.condensed import AnyRun
 from flossing.experiments.configuration import Architecture, Configuration, Form, Training
 from flossing.experiments.horizon import ADDING, DELAYED, DIGITS
 from flossing.experiments.outcomes import last_within
-from flossing.experiments.schedules import default
+from flossing.experiments.schedules import scheduled
 from flossing.tasks import AddingProblem, CopyMemory, DelayedCopy, Digits, Task, TemporalXor
 
 SEEDS = 5
@@ -53,7 +53,7 @@ class Contest:
         penalised = replace(self.training, norm_penalty=PENALTY)
         return {
             "clipping": common,
-            "flossing": replace(common, flossing=default(size)),
+            "flossing": replace(common, flossing=scheduled("default", common)),
             "orthogonal initialisation": replace(common, architecture=orthogonal),
             "orthogonal parametrisation": replace(
                 common, architecture=replace(orthogonal, orthogonal=True)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 
 from flossing.experiments.configuration import SCHEDULE_OPTIONS, Configuration, Flossing
 from flossing.flosser import Flosser
@@ -18,6 +19,7 @@ PUBLISHED = {
     "training_lr": 1e-3,
     "tolerance": None,
     "drift": None,
+    "max_gradient_norm": None,
 }
 
 DEFAULT = {
@@ -78,18 +80,29 @@ SCHEDULES: dict[str, Callable[..., Flossing]] = {
 
 
 def scheduled(name: str, configuration: Configuration) -> Flossing:
-    """Return a schedule that suits a configuration's network and the length of its sequences.
+    """Return a schedule that suits a configuration's network, sequences and step size.
+
+    The default one flosses during training with the step size of training.
 
     Args:
         name: of `SCHEDULES`.
         configuration: what is to be flossed.
 
     Example:
-        >>> from flossing.experiments.configuration import Architecture
+        >>> from flossing.experiments.configuration import Architecture, Training
         >>> from flossing.tasks import DelayedCopy
-        >>> short = Configuration(task=DelayedCopy(delay=5, steps=30), architecture=Architecture())
-        >>> scheduled("default", short).time_steps
-        30
+        >>> short = Configuration(
+        ...     task=DelayedCopy(delay=5, steps=30),
+        ...     architecture=Architecture(),
+        ...     training=Training(learning_rate=2e-4),
+        ... )
+        >>> flossing = scheduled("default", short)
+        >>> flossing.time_steps, flossing.schedule["training_lr"]
+        (30, 0.0002)
     """
     time_steps = min(TIME_STEPS, configuration.task.steps)
-    return SCHEDULES[name](configuration.architecture.size, time_steps=time_steps)
+    flossing = SCHEDULES[name](configuration.architecture.size, time_steps=time_steps)
+    if name != "default":
+        return flossing
+    own = {"training_lr": configuration.training.learning_rate}
+    return replace(flossing, schedule={**flossing.schedule, **own})

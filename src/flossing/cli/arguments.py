@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     # argparse keeps the types of what its parsers hand out to itself.
     Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # pyright: ignore[reportPrivateUsage]
     Group: TypeAlias = "argparse._ArgumentGroup"  # pyright: ignore[reportPrivateUsage]
+    Place: TypeAlias = "argparse._MutuallyExclusiveGroup"  # pyright: ignore[reportPrivateUsage]
 
 
 def whole_number(at_least: int) -> Callable[[str], int]:
@@ -97,6 +98,30 @@ def writable_path(*suffixes: str) -> Callable[[str], Path]:
         return path
 
     return read
+
+
+def add_place(parser: argparse.ArgumentParser) -> "Place":
+    """Add the options that say where a sweep runs.
+
+    Args:
+        parser: of a command that runs sweeps.
+
+    Returns:
+        Their group, of which a user gives one.
+    """
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
+        "--workers",
+        type=whole_number(1),
+        metavar="NUMBER",
+        help="processes, of one thread each (default: one a processor)",
+    )
+    place.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="use the workers of this Dask scheduler, which see the same folder: tcp://host:port",
+    )
+    return place
 
 
 def make_folders(*paths: Path | None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flossing.cli.arguments import folder_path, whole_number
+from flossing.cli.arguments import add_place, folder_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,18 +79,7 @@ def add_command(commands: "Commands") -> None:
         metavar="FOLDER",
         help="where everything goes (default: %(default)s)",
     )
-    place = reproduce.add_mutually_exclusive_group()
-    place.add_argument(
-        "--workers",
-        type=whole_number(1),
-        metavar="NUMBER",
-        help="processes, of one thread each (default: one a processor)",
-    )
-    place.add_argument(
-        "--dask",
-        metavar="ADDRESS",
-        help="use the workers of this Dask scheduler, which see the same folder: tcp://host:port",
-    )
+    place = add_place(reproduce)
     place.add_argument(
         "--from",
         type=Path,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flossing.cli.arguments import folder_path, whole_number
+from flossing.cli.arguments import add_place, folder_path
 
 if TYPE_CHECKING:
     from flossing.cli.arguments import Commands
@@ -67,18 +67,7 @@ def add_command(commands: "Commands") -> None:
         metavar="FOLDER",
         help="where the runs are kept",
     )
-    place = sweep.add_mutually_exclusive_group()
-    place.add_argument(
-        "--workers",
-        type=whole_number(1),
-        metavar="NUMBER",
-        help="processes, of one thread each (default: one a processor)",
-    )
-    place.add_argument(
-        "--dask",
-        metavar="ADDRESS",
-        help="use the workers of this Dask scheduler, which see the same folder: tcp://host:port",
-    )
+    add_place(sweep)
     sweep.set_defaults(run=_sweep)
 
 

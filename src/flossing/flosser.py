@@ -101,7 +101,7 @@ class Flosser:
         training_lr: float = 1e-3,
         parameters: Iterable[Tensor] | None = None,
         tolerance: float | None = 1e-4,
-        drift: float | None = 0.05,
+        drift: float | None = 0.2,
         max_gradient_norm: float | None = 0.1,
         state: Any = None,
         generator: torch.Generator | None = None,

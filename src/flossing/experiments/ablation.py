@@ -38,6 +38,7 @@ class Variant:
 VARIANTS: Mapping[str, Variant] = {
     "default": Variant({}),
     "without drift": Variant({"drift": None}),
+    "drift mended sooner": Variant({"drift": 0.02}),
     "never ends": Variant({"times": None}),
     "before training only": Variant({"times": 0, "drift": None}),
     "during training only": Variant({"before": 0}),

@@ -28,7 +28,7 @@ def configurations(size: Size) -> list[Configuration]:
     """Return the runs of every variant.
 
     Example:
-        >>> len(configurations(SIZES["quick"])) == 16 * 3
+        >>> len(configurations(SIZES["quick"])) == 17 * 3
         True
     """
     return [each for arm in ablation(seeds=size.seeds).values() for each in arm]

@@ -2,8 +2,11 @@ from dataclasses import replace
 
 import pytest
 
+from flossing.experiments.condensed import condensed
 from flossing.experiments.configuration import Configuration
-from flossing.experiments.horizon import ARMS, ROWS
+from flossing.experiments.figures.reach import findings
+from flossing.experiments.figures.study import Results
+from flossing.experiments.horizon import ARMS, AT_ONCE, ROWS
 from flossing.experiments.records import Epoch, Evaluation, Run
 from flossing.experiments.rivals import CONTESTS
 from flossing.report.horizon import horizon_table, rivals_table
@@ -35,10 +38,11 @@ def cells(table):
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
-XOR, DIGITS, ADDING = (
-    next(row for row in ROWS if row.name.startswith(start))
-    for start in ("temporal XOR", "digits", "adding")
-)
+def named(start):
+    return next(row for row in ROWS if row.name.startswith(start))
+
+
+XOR, DIGITS, ADDING = map(named, ("temporal XOR", "digits", "adding"))
 
 
 def test_every_row_of_the_table_is_there():
@@ -75,6 +79,55 @@ def test_digits_and_errors(row, shown):
     runs = {each.digest: run_of(each, 0.8) for each in row.configurations(seeds=2)["default"]}
     (line,) = cells(horizon_table([row], runs, seeds=2))
     assert line["default"] == shown
+
+
+def judged(row, finals, *, flossing=3.0, at_once=0.9):
+    """What is found where the default schedule's networks end up at these accuracies or errors."""
+    arms = row.configurations()
+    runs = [run_of(each, 0.5) for each in arms["without"]]
+    runs += [
+        run_of(each, final, flossing=flossing)
+        for each, final in zip(arms["default"], finals, strict=False)
+    ]
+    if row is not AT_ONCE:
+        runs += [run_of(each, at_once) for each in AT_ONCE.configurations()["default"]]
+    (found, *others) = findings(Results(runs=tuple(map(condensed, runs))))
+    assert not others
+    return found
+
+
+@pytest.mark.parametrize(
+    ("start", "finals", "agrees"),
+    [
+        ("temporal XOR d=40", [0.96] * 5, True),
+        ("temporal XOR d=40", [0.96] * 4 + [0.94], False),
+        ("temporal XOR d=70", [0.96] * 4 + [0.94], True),
+        ("temporal XOR d=70", [0.96] * 3 + [0.94] * 2, False),
+        ("digits, asked after 200 blank", [0.86] * 5, True),
+        ("digits, asked after 200 blank", [0.84] * 5, False),
+        ("digits, asked after 60 steps of noise", [0.81] * 5, True),
+        ("digits, asked after 60 steps of noise", [0.79] * 5, False),
+        ("adding", [0.009] * 5, True),
+        ("adding", [0.011] * 5, False),
+    ],
+)
+def test_goals(start, finals, agrees):
+    assert judged(named(start), finals).agrees is agrees
+
+
+def test_a_goal_holds_within_a_cost():
+    row = named("temporal XOR d=70")
+    assert judged(row, [0.99] * 5, flossing=5.0).agrees
+    dear = judged(row, [0.99] * 5, flossing=5.1)
+    assert dear.agrees is False
+    assert dear.found == "5/5 (99.0 %); 1.51 times."
+
+
+def test_without_something_to_compare_with_nothing_is_decided():
+    row = named("digits, asked after 200 blank")
+    runs = [run_of(each, 0.9) for each in row.configurations()["default"]]
+    (found,) = findings(Results(runs=tuple(map(condensed, runs))))
+    assert found.agrees is None
 
 
 def test_rivals_at_the_flossed_wall_clock():

@@ -109,10 +109,15 @@ class Arm:
         return self.configuration.task.kind == "regression"
 
     @property
+    def successes(self) -> int:
+        """How many of the runs have an accuracy after training of at least `accuracy`."""
+        final = [each.final.accuracy for each in self.runs]
+        return sum(each is not None and each >= self.accuracy for each in final)
+
+    @property
     def success_rate(self) -> float:
         """The share of the runs whose accuracy after training is at least `accuracy`."""
-        final = [each.final.accuracy for each in self.runs]
-        return sum(each is not None and each >= self.accuracy for each in final) / len(final)
+        return self.successes / len(self.runs)
 
     @property
     def median_epochs(self) -> float:
@@ -136,6 +141,11 @@ class Arm:
         # A loss that is not a number is as bad as any, and must not upset the order.
         final = [each.final.loss for each in self.runs]
         return median(math.inf if math.isnan(each) else each for each in final)
+
+    @property
+    def seconds(self) -> float:
+        """Median of the seconds of flossing and training."""
+        return median(each.flossing_seconds + each.training_seconds for each in self.runs)
 
     @property
     def flossing_seconds(self) -> float:

@@ -28,10 +28,10 @@ def horizon_table(rows: Sequence[Row], runs: Mapping[str, AnyRun], *, seeds: int
     lines: list[tuple[str, ...]] = []
     for row in rows:
         arms = {
-            name: _arm(runs[each.digest] for each in configurations if each.digest in runs)
+            name: arm_of(configurations, runs)
             for name, configurations in row.configurations(seeds=seeds).items()
         }
-        outcomes = [_outcome(arms[name]) for name in ARMS]
+        outcomes = [outcome(arms[name]) for name in ARMS]
         costs = [_cost(arms[name], arms["without"]) for name in ARMS if name != "without"]
         lines.append((row.name, *outcomes, *costs))
     return Table(
@@ -55,11 +55,11 @@ def rivals_table(contests: Sequence[Contest], runs: Mapping[str, AnyRun], *, see
     lines: list[tuple[str, ...]] = []
     for contest in contests:
         arms = {
-            name: _arm(runs[each.digest] for each in configurations if each.digest in runs)
+            name: arm_of(configurations, runs)
             for name, configurations in contest.configurations(seeds=seeds).items()
         }
         flossed = arms[WINNER]
-        allowed = median(map(_seconds, flossed.runs)) if flossed else math.nan
+        allowed = flossed.seconds if flossed else math.nan
         lines += [
             (contest.name, name, *_standing(arm, allowed))
             for name, arm in arms.items()
@@ -93,10 +93,7 @@ def ablation_table(
         variants: configurations that differ in the seed, by what the table calls them.
         runs: what was run, by the digest of its configuration; others are left out.
     """
-    arms = {
-        name: _arm(runs[each.digest] for each in configurations if each.digest in runs)
-        for name, configurations in variants.items()
-    }
+    arms = {name: arm_of(configurations, runs) for name, configurations in variants.items()}
     return Table(
         "Solved: at least 95 % on fresh data after training; medians over seeds, where one that "
         f"never gets there counts as infinite ({NEVER}); least: of the accuracies after training. "
@@ -118,12 +115,33 @@ def ablation_table(
     )
 
 
-def _arm(runs: Iterable[AnyRun]) -> Arm | None:
-    found = tuple(runs)
+def arm_of(configurations: Iterable[Configuration], runs: Mapping[str, AnyRun]) -> Arm | None:
+    """Return those of the configurations that were run, or `None` if none was.
+
+    Args:
+        configurations: that differ in the seed.
+        runs: what was run, by the digest of its configuration.
+    """
+    found = tuple(runs[each.digest] for each in configurations if each.digest in runs)
     return Arm(found) if found else None
 
 
-def _outcome(arm: Arm | None) -> str:
+def cost(arm: Arm, without: Arm) -> float:
+    """Return the seconds of flossing and training over those of training without flossing.
+
+    Args:
+        arm: what was flossed.
+        without: what was not.
+    """
+    return arm.seconds / without.seconds
+
+
+def outcome(arm: Arm | None) -> str:
+    """Return in a few words what came of an arm.
+
+    Args:
+        arm: `None` if it was not run.
+    """
     if arm is None:
         return "not run"
     if arm.regression:
@@ -135,14 +153,11 @@ def _outcome(arm: Arm | None) -> str:
 
 
 def _solved(arm: Arm) -> str:
-    return f"{round(arm.success_rate * len(arm.runs))}/{len(arm.runs)}"
+    return f"{arm.successes}/{len(arm.runs)}"
 
 
 def _cost(arm: Arm | None, without: Arm | None) -> str:
-    if arm is None or without is None:
-        return NEVER
-    each, alone = (median(map(_seconds, found.runs)) for found in (arm, without))
-    return f"{each / alone:.2f}"
+    return NEVER if arm is None or without is None else f"{cost(arm, without):.2f}"
 
 
 def _standing(arm: Arm, allowed: float) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ matrix_norm = cast(Callable[..., Tensor], torch.linalg.matrix_norm)  # pyright: 
 vector_norm = cast(Callable[..., Tensor], torch.linalg.vector_norm)  # pyright: ignore[reportUnknownMemberType]
 slogdet = cast(Callable[[Tensor], tuple[Tensor, Tensor]], torch.linalg.slogdet)  # pyright: ignore[reportUnknownMemberType]
 eigvals = cast(Callable[[Tensor], Tensor], torch.linalg.eigvals)  # pyright: ignore[reportUnknownMemberType]
-matrix_norm = cast(Callable[..., Tensor], torch.linalg.matrix_norm)  # pyright: ignore[reportUnknownMemberType]
 rfft = cast(Callable[..., Tensor], torch.fft.rfft)  # pyright: ignore[reportUnknownMemberType]
 irfft = cast(Callable[..., Tensor], torch.fft.irfft)  # pyright: ignore[reportUnknownMemberType]
 from_numpy = cast(Callable[[Any], Tensor], torch.from_numpy)  # pyright: ignore[reportUnknownMemberType]

@@ -11,7 +11,6 @@ from torch.nn.functional import (
     mse_loss,
     one_hot,
 )
-from torch.special import entr
 
 from flossing.checks import require_choice
 from flossing.errors import InvalidOptionError
@@ -90,10 +89,11 @@ def constant_loss(task: Task | Kind, batch: Batch) -> float:
     if kind == "regression":
         return targets.var(dim=0, correction=0).mean().item()
     if kind == "categorical":
-        targets = one_hot(targets).to(torch.float64)
-        return entr(targets.mean(dim=0)).sum().item()
+        shares = one_hot(targets).to(torch.float64).mean(dim=0)
+        return -torch.xlogy(shares, shares).sum().item()
     shares = targets.mean(dim=0)
-    return (entr(shares) + entr(1.0 - shares)).mean().item()
+    others = 1.0 - shares
+    return -(torch.xlogy(shares, shares) + torch.xlogy(others, others)).mean().item()
 
 
 def accuracy(task: Task | Kind, outputs: Float[Tensor, "T B C"], batch: Batch) -> float:

@@ -35,8 +35,9 @@ class Flosser:
     one, up to sixteenfold, and one that acts sets it back to `every`.
 
     Each step of flossing costs a little of what has been learned. So once `step` is told that the
-    task is being learned, or after `times` episodes that acted, episodes act only where the
-    exponents have drifted, where the loss is not below `drift`, and with a tenth of the step size.
+    task is being learned, or after `times` episodes that acted, episodes become rare, and act only
+    where the exponents have drifted, where the loss is not below `drift`, with a tenth of the step
+    size.
 
     One optimizer serves all episodes: Adam with empty moments moves every weight by the full
     step size, however small the gradient, and so undoes what training has learned.
@@ -182,7 +183,8 @@ class Flosser:
         history = self._run(batches, self._steps, tolerance, callback)
         idle = history.converged and len(history.loss) == 1
         self._episodes += not (idle or settled)
-        self._pause = min(2 * self._pause, LONGEST_PAUSE * self._every) if idle else self._every
+        rarer = min(2 * self._pause, LONGEST_PAUSE * self._every)
+        self._pause = rarer if idle or settled else self._every
         self._last_epoch = epoch
         self._next_epoch = epoch + self._pause
         return history

@@ -87,6 +87,11 @@ def add_command(commands: "Commands") -> None:
         metavar="FOLDER",
         help="run nothing: draw figures and page from the records in this folder",
     )
+    place.add_argument(
+        "--finished",
+        action="store_true",
+        help="run nothing: write down and draw what is finished, as after an interruption",
+    )
     reproduce.set_defaults(run=_reproduce)
 
 
@@ -128,8 +133,9 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def _run(study: "Study", folder: Any, options: argparse.Namespace, console: "Console") -> None:
     from flossing.cli.running import measure_with_progress, run_with_progress
+    from flossing.experiments.figures.measuring import finished_measurements
     from flossing.experiments.figures.page import VERDICTS
-    from flossing.experiments.figures.reproduce import reproduce
+    from flossing.experiments.figures.reproduce import finished_runs, reproduce
 
     place = {"workers": options.workers, "dask": options.dask}
 
@@ -141,7 +147,12 @@ def _run(study: "Study", folder: Any, options: argparse.Namespace, console: "Con
 
     console.print(study.title, style="bold")
     size = "full" if options.full else "quick"
-    record = reproduce(study, size, folder, run_all=run_all, measure_all=measure_all)
+    ways: Any = (
+        {"run_all": finished_runs, "measure_all": finished_measurements}
+        if options.finished
+        else {"run_all": run_all, "measure_all": measure_all}
+    )
+    record = reproduce(study, size, folder, **ways)
     for finding in study.findings(record.results):
         verdict = VERDICTS[finding.agrees]
         console.print(f"  {verdict}: {finding.claim} {finding.found}", highlight=False)

@@ -122,9 +122,29 @@ def test_bad_names_and_missing_records(asked, tmp_path, capsys):
     assert "there is no record of fig1, fig2" in capsys.readouterr().err
 
 
+def test_what_is_finished(asked, monkeypatch, tmp_path, capsys):
+    assert main(["reproduce", "squares"]) == 0
+    monkeypatch.setitem(STUDIES, "squares", replace(SQUARES, sizes={"quick": 5, "full": 9}))
+    assert main(["reproduce", "squares", "--finished"]) == 1
+    error = capsys.readouterr().err
+    assert "3 of 5 runs and measurements of squares are finished, and all must be" in error
+    monkeypatch.setitem(STUDIES, "squares", replace(STUDIES["squares"], in_parts=True))
+    assert main(["reproduce", "squares", "--finished"]) == 0
+    text = (tmp_path / "reproduction/reproduction.md").read_text(encoding="utf-8")
+    assert "It is 5." in text
+    assert "Of this size 2 of 5 are not finished." in text
+    assert len(list((tmp_path / "reproduction/measurements").iterdir())) == 3
+    assert main(["reproduce", "squares", "--finished", "--output", "empty"]) == 1
+    assert "0 of 5" in capsys.readouterr().err
+    assert main(["reproduce", "fig3", "--finished"]) == 1
+    assert asked == []
+
+
 def test_a_cut_record_is_refused(tmp_path):
     results = Results(measurements=(Measurement(setting={"seed": 0}, numbers={}, seconds=1.0),))
-    record = Record(study="squares", size="quick", results=results, done=1, wall_clock_seconds=2.0)
+    record = Record(
+        study="squares", size="quick", results=results, planned=3, done=1, wall_clock_seconds=2.0
+    )
     path = tmp_path / "squares.jsonl"
     write_record(path, record)
     assert read_record(path) == record
@@ -136,7 +156,7 @@ def test_a_cut_record_is_refused(tmp_path):
 def test_undecided_findings_are_called_so():
     study = replace(SQUARES, findings=lambda results: [Finding("So.", "Who knows.", None)])
     record = Record(
-        study="squares", size="quick", results=Results(), done=0, wall_clock_seconds=0.0
+        study="squares", size="quick", results=Results(), planned=0, done=0, wall_clock_seconds=0.0
     )
     text = page({"squares": record}, {"squares": study})
     assert "- *undecided*: So. Who knows." in text

@@ -64,6 +64,18 @@ def measure_all(
     return [each for setting in settings if (each := found[setting]) is not None]
 
 
+def finished_measurements(study: Study, settings: Sequence[Any], folder: Path) -> list[Measurement]:
+    """Return the measurements that are in a folder already, in the order of their settings.
+
+    Args:
+        study: that they belong to.
+        settings: what may have been measured.
+        folder: where the measurements are kept.
+    """
+    found = (_finished(folder, study.name, setting) for setting in settings)
+    return [each for each in found if each is not None]
+
+
 def measurement_from(document: dict[str, Any]) -> Measurement:
     """Return what `measurement_document` was taken of.
 

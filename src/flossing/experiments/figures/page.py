@@ -133,12 +133,14 @@ def _how(record: Record) -> str:
     if epochs:
         done[0] += f" of at most {', '.join(map(str, sorted(epochs)))} epochs"
     count = len(results.runs) + len(results.measurements)
+    missing = record.planned - count
+    left = f" Of this size {missing} of {record.planned} are not finished." if missing else ""
     there = f", in which it did {record.done} of these; the others were there already"
     return (
         f"Size: {SIZES[record.size]}. {' and '.join(done)}, seeds "
         f"{', '.join(map(str, sorted(seeds)))}; {_seconds(record):.0f} s of flossing, training and "
         f"measuring, summed over all. The last command took {record.wall_clock_seconds:.0f} s"
-        f"{there if record.done < count else ''}."
+        f"{there if record.done < count else ''}.{left}"
     )
 
 

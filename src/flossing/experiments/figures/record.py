@@ -24,6 +24,7 @@ class Record:
         study: its name.
         size: of what was run.
         results: what came of it.
+        planned: how many runs and measurements the size has; some may not be finished.
         done: how many runs and measurements the command did that wrote this; the others were there.
         wall_clock_seconds: of that command, for this study.
     """
@@ -31,6 +32,7 @@ class Record:
     study: str
     size: SizeName
     results: Results
+    planned: int
     done: int
     wall_clock_seconds: float
 
@@ -67,6 +69,7 @@ def read_record(path: Path) -> Record:
             study=first["study"],
             size=first["size"],
             results=Results(runs=tuple(runs), measurements=tuple(measured)),
+            planned=first["planned"],
             done=first["done"],
             wall_clock_seconds=first["wall_clock_seconds"],
         )
@@ -97,6 +100,7 @@ def _lines(record: Record) -> Iterator[dict[str, Any]]:
         "size": record.size,
         "runs": len(results.runs),
         "measurements": len(results.measurements),
+        "planned": record.planned,
         "done": record.done,
         "wall_clock_seconds": float(f"{record.wall_clock_seconds:.4g}"),
     }

@@ -58,12 +58,17 @@ def reproduce(
 ) -> Record:
     """Run a study and write its record; what is in the folder already is not run again.
 
+    With `finished_runs` and `finished_measurements` nothing is run.
+
     Args:
         study: what is run.
         size: how much of it.
         folder: where everything is.
         run_all: runs configurations into a folder.
         measure_all: measures settings into a folder.
+
+    Raises:
+        UnreadableFileError: too little is finished to write it down.
     """
     configurations = study.configurations(study.sizes[size])
     settings = study.settings(study.sizes[size])
@@ -73,15 +78,29 @@ def reproduce(
     runs = run_all(configurations, folder.runs) if configurations else []
     measurements = measure_all(study, settings, folder.measurements) if settings else []
     measured = len(set(folder.measurements.glob("*.json")) - kept)
+    planned = len(configurations) + len(settings)
+    _require_enough(study, len(runs) + len(measurements), planned)
     record = Record(
         study=study.name,
         size=size,
         results=Results(runs=tuple(map(condensed, runs)), measurements=tuple(measurements)),
-        done=len(configurations) - there + measured,
+        planned=planned,
+        done=len(runs) - there + measured,
         wall_clock_seconds=time.perf_counter() - start,
     )
     write_record(folder.records / f"{study.name}{SUFFIX}", record)
     return record
+
+
+def finished_runs(configurations: Sequence[Configuration], folder: Path) -> list[Run]:
+    """Return the runs that are in a folder already, in the order of their configurations.
+
+    Args:
+        configurations: what may have been run.
+        folder: where the runs are kept.
+    """
+    store = Store(folder)
+    return [run for each in configurations if (run := store.finished(each)) is not None]
 
 
 def present(
@@ -114,6 +133,16 @@ def present(
     drawn = {name: path for name in names if (path := _draw(STUDIES[name], found[name], folder))}
     write_page(folder.path, _known(read_records(folder.records)), STUDIES)
     return drawn
+
+
+def _require_enough(study: Study, finished: int, planned: int) -> None:
+    if finished == planned or (finished and study.in_parts):
+        return
+    needed = "something" if study.in_parts else "all"
+    raise UnreadableFileError(
+        f"{finished} of {planned} runs and measurements of {study.name} are finished, and {needed} "
+        "must be to draw and judge it: run it, without --finished"
+    )
 
 
 def _draw(study: Study, record: Record, folder: Folder) -> Path | None:

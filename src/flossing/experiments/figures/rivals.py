@@ -53,4 +53,5 @@ STUDY = Study(
     sizes={"quick": Size(contests=CONTESTS[:2]), "full": Size()},
     configurations=configurations,
     tables=tables,
+    in_parts=True,
 )

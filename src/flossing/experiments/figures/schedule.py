@@ -50,4 +50,5 @@ STUDY = Study(
     sizes=SIZES,
     configurations=configurations,
     tables=tables,
+    in_parts=True,
 )

@@ -100,6 +100,7 @@ class Study:
         draw: the figure.
         tables: what came of it.
         findings: what is claimed, beside what was found.
+        in_parts: whether some of its runs can be told without the others.
     """
 
     name: str
@@ -113,3 +114,4 @@ class Study:
     draw: "Callable[[Results], Figure] | None" = None
     tables: "Callable[[Results], tuple[Table, ...]]" = _no_tables
     findings: Callable[[Results], list[Finding]] = _no_findings
+    in_parts: bool = False

@@ -4,7 +4,7 @@ import pytest
 
 from flossing.experiments.condensed import condensed
 from flossing.experiments.configuration import Configuration
-from flossing.experiments.figures.reach import findings
+from flossing.experiments.figures.reach import draw, findings
 from flossing.experiments.figures.study import Results
 from flossing.experiments.horizon import ARMS, AT_ONCE, ROWS
 from flossing.experiments.records import Epoch, Evaluation, Run
@@ -121,6 +121,18 @@ def test_a_goal_holds_within_a_cost():
     dear = judged(row, [0.99] * 5, flossing=5.1)
     assert dear.agrees is False
     assert dear.found == "5/5 (99.0 %); 1.51 times."
+
+
+def test_delays_are_drawn_with_the_sizes_of_their_networks():
+    rows = [row for row in ROWS if row.name.startswith(("temporal", "spatial"))]
+    runs = [run_of(each, 0.9) for row in rows for each in row.configurations()["default"]]
+    figure = draw(Results(runs=tuple(map(condensed, runs))))
+    temporal, spatial = figure.axes
+    assert temporal.get_title() == "Temporal XOR"
+    ticks = [each.get_text() for each in temporal.get_xticklabels()]
+    assert ticks == ["40\nN=80", "70\nN=80", "100\nN=128", "200\nN=256"]
+    left, right = spatial.get_xlim()
+    assert left < 39 < 41 < right
 
 
 def test_without_something_to_compare_with_nothing_is_decided():

@@ -3,9 +3,11 @@
 # Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flossing.experiments.condensed import CondensedRun
 from flossing.experiments.configuration import Configuration
 from flossing.experiments.figures.drawing import (
     STYLES,
@@ -14,14 +16,16 @@ from flossing.experiments.figures.drawing import (
     title,
 )
 from flossing.experiments.figures.study import Finding, Results, Study
+from flossing.experiments.figures.training import delay_of
 from flossing.experiments.horizon import ARMS, AT_ONCE, ROWS, SEEDS, Row
 from flossing.experiments.outcomes import SUCCESS, Arm, arms
 from flossing.plots import new_figure
 from flossing.report.horizon import arm_of, cost, horizon_table, outcome
 from flossing.report.model import Table
-from flossing.tasks import DelayedCopy, Digits, SpatialXor, TemporalXor
+from flossing.tasks import DelayedCopy, Digits, SpatialXor, Task, TemporalXor
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CAPTION = (
@@ -39,6 +43,9 @@ TITLES = {
     "published": "published schedule",
     "default": "default schedule",
 }
+MARGIN = 8
+"""Steps of delay left free on both sides."""
+
 LARGEST_COST = 1.5
 """Of flossing and training, over training alone."""
 
@@ -91,7 +98,7 @@ def draw(results: Results) -> "Figure":
     kinds = {
         name: kind
         for name, kind in PANELS.items()
-        if any(isinstance(each.configuration.task, kind) for each in results.runs)
+        if any(isinstance(_task(each), kind) for each in results.runs)
     }
     figure = new_figure(4.2 * len(kinds), 3.9)
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
@@ -109,9 +116,21 @@ def draw(results: Results) -> "Figure":
                 style = STYLES[NAMES[arm]]
                 shift = place - 1.0
                 draw_accuracy_by_delay(axes, arms(own), label=TITLES[arm], style=style, shift=shift)
+        _mark_delays(axes, [each for each in results.runs if isinstance(_task(each), kind)])
         title(axes, name)
     legend_above(figure, panels[0])
     return figure
+
+
+def _mark_delays(axes: "Axes", runs: Sequence[CondensedRun]) -> None:
+    """Name each delay with the size of the network that is to span it."""
+    sizes = {delay_of(arm): arm.configuration.architecture.size for arm in arms(runs)}
+    axes.set_xticks(list(sizes), [f"{delay}\nN={size}" for delay, size in sizes.items()])
+    axes.set_xlim(min(sizes) - MARGIN, max(sizes) + MARGIN)
+
+
+def _task(run: CondensedRun) -> Task:
+    return run.configuration.task
 
 
 def findings(results: Results) -> list[Finding]:

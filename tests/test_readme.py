@@ -5,9 +5,11 @@ import statistics
 import tomllib
 from pathlib import Path
 
+from flossing.experiments.figures import reach
 from flossing.experiments.figures.condition_number import ARMS
 from flossing.experiments.figures.record import read_record
 from flossing.experiments.grid import grid
+from flossing.report.markdown import markdown_table
 from flossing.wording import counted
 
 README = Path(__file__).parents[1] / "README.md"
@@ -55,6 +57,12 @@ def test_condition_numbers_of_the_readme_are_the_recorded_ones():
         f"and 10^{predicted[1]}.",
     ):
         assert sentence in caption
+
+
+def test_the_horizon_of_the_readme_is_the_recorded_one():
+    record = read_record(README.parent / "docs/reproduction/records/horizon.jsonl")
+    (table,) = reach.tables(record.results)
+    assert markdown_table(table) in TEXT
 
 
 def test_the_grid_of_the_readme_can_be_run():

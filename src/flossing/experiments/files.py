@@ -1,17 +1,19 @@
-"""A run in a file: lines of JSON that are read whole or not at all."""
+"""A run in a file: lines of JSON under a seal, that are read whole or not at all."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
 from flossing.documents import storable
-from flossing.errors import FlossingError, UnreadableFileError
+from flossing.errors import DamagedRunWarning, FlossingError, UnreadableFileError
 from flossing.experiments.configuration import FORMAT, configuration_from
 from flossing.experiments.records import Episode, Epoch, Evaluation, Run
 from flossing.reading import require_file
@@ -56,10 +58,7 @@ def write_run(path: Path, run: Run) -> None:
         ...     read_run(Path(folder) / "run.jsonl") == run
         True
     """
-    # The last line's brace is left to the seal, which covers everything but itself.
-    content = "\n".join(_text(line) for line in _lines(run)).removesuffix("}").encode()
-    seal = f', "sha256": "{hashlib.sha256(content).hexdigest()}"}}\n'.encode()
-    write_whole(path, content + seal)
+    write_whole(path, sealed(map(_text, _lines(run))))
 
 
 def read_run(path: Path) -> Run:
@@ -75,15 +74,54 @@ def read_run(path: Path) -> Run:
     require_file(path)
     content = path.read_bytes()
     _require_format(path, content)
-    body = _require_whole(path, content)
+    lines = unsealed(path, content)
     try:
-        # Not `splitlines`, which also splits at signs that JSON leaves as they are in strings.
-        return _run([_read(line) for line in (body + b"}").split(b"\n")])
+        return _run([cast(Line, json.loads(line)) for line in lines])
     except (FlossingError, KeyError, TypeError, ValueError) as error:
         raise UnreadableFileError(
             f"{str(path)!r} is whole, but what it says is no run ({error}): it was written by "
             "something else; run it again"
         ) from error
+
+
+def sealed(lines: Iterable[str]) -> bytes:
+    """Return the content of a file whose last line ends in the SHA-256 of all bytes before it.
+
+    Args:
+        lines: of JSON, each an object with at least one name.
+
+    Example:
+        >>> sealed(['{"a": 1}']).decode()[:24]
+        '{"a": 1, "sha256": "0c03'
+    """
+    # The last line's brace is left to the seal, which covers everything but itself.
+    content = "\n".join(lines).removesuffix("}").encode()
+    return content + f', "sha256": "{hashlib.sha256(content).hexdigest()}"}}\n'.encode()
+
+
+def unsealed(path: Path, content: bytes) -> list[bytes]:
+    """Return the lines of JSON that `sealed` was given.
+
+    Args:
+        path: of the file, to be named.
+        content: of the file.
+
+    Raises:
+        UnreadableFileError: it is cut off, or a byte of it was changed.
+    """
+    body, seal = content[:-_SEAL_LENGTH], _SEAL.fullmatch(content[-_SEAL_LENGTH:])
+    if seal is None:
+        raise UnreadableFileError(
+            f"{str(path)!r} is cut off or its end is damaged: its last line holds no SHA-256; "
+            "run it again"
+        )
+    if seal[1].decode() != hashlib.sha256(body).hexdigest():
+        raise UnreadableFileError(
+            f"{str(path)!r} is damaged: its content does not have the SHA-256 that its last line "
+            "tells; run it again"
+        )
+    # Not `splitlines`, which also splits at signs that JSON leaves as they are in strings.
+    return (body + b"}").split(b"\n")
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -106,6 +144,19 @@ def write_whole(path: Path, content: bytes) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, error: UnreadableFileError) -> None:
+    """Rename a file that cannot be trusted, with a `DamagedRunWarning`; it may be gone already.
+
+    Args:
+        path: of the file; its new name ends in ".damaged".
+        error: what is wrong with it.
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    with contextlib.suppress(FileNotFoundError):
+        path.replace(aside)
+    warnings.warn(f"{error}; it is set aside as {aside.name!r}", DamagedRunWarning, stacklevel=3)
 
 
 def _lines(run: Run) -> Iterator[Line]:
@@ -146,26 +197,6 @@ def _require_format(path: Path, content: bytes) -> None:
             f"{str(path)!r} is of format {first['format']!r} and this version of flossing reads "
             f"format {FORMAT}: read it with the version that wrote it, or run it again"
         )
-
-
-def _require_whole(path: Path, content: bytes) -> bytes:
-    """Return what the seal covers."""
-    body, seal = content[:-_SEAL_LENGTH], _SEAL.fullmatch(content[-_SEAL_LENGTH:])
-    if seal is None:
-        raise UnreadableFileError(
-            f"{str(path)!r} is cut off or its end is damaged: its last line holds no SHA-256; "
-            "run it again"
-        )
-    if seal[1].decode() != hashlib.sha256(body).hexdigest():
-        raise UnreadableFileError(
-            f"{str(path)!r} is damaged: its content does not have the SHA-256 that its last line "
-            "tells; run it again"
-        )
-    return body
-
-
-def _read(line: bytes) -> Line:
-    return cast(Line, json.loads(line))
 
 
 def _run(lines: list[Line]) -> Run:

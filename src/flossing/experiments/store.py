@@ -4,15 +4,14 @@ import contextlib
 import hashlib
 import json
 import re
-import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from flossing.errors import DamagedRunWarning, UnreadableFileError
+from flossing.errors import UnreadableFileError
 from flossing.experiments.configuration import Configuration
-from flossing.experiments.files import read_run, write_run, write_whole
+from flossing.experiments.files import read_run, set_aside, write_run, write_whole
 from flossing.experiments.records import Run
 
 SUFFIX = ".jsonl"
@@ -69,12 +68,7 @@ class Store:
             # The digest has been compared: tuples of a schedule come back as lists.
             return replace(_trusted(path), configuration=configuration)
         except UnreadableFileError as error:
-            aside = path.with_name(f"{path.name}.damaged")
-            with contextlib.suppress(FileNotFoundError):
-                path.replace(aside)
-            warnings.warn(
-                f"{error}; it is set aside as {aside.name!r}", DamagedRunWarning, stacklevel=2
-            )
+            set_aside(path, error)
             return None
 
     def tidy(self) -> None:

@@ -1,13 +1,15 @@
 """`flossing reproduce` from the outside, on made-up runs."""
 
+import shutil
 from dataclasses import dataclass, replace
 
 import pytest
 from made_up import made_up, opened
 
 from flossing.cli import main
-from flossing.errors import UnreadableFileError
+from flossing.errors import DamagedRunWarning, UnreadableFileError
 from flossing.experiments.figures import before_training, measuring
+from flossing.experiments.figures.before_training import configurations
 from flossing.experiments.figures.page import page
 from flossing.experiments.figures.record import Record, read_record, write_record
 from flossing.experiments.figures.registry import STUDIES
@@ -88,6 +90,32 @@ def test_nothing_is_run_twice(asked, tmp_path):
     assert "in which it did 0 of these; the others were there already" in text
 
 
+def test_runs_that_are_recorded_are_not_run_again(asked, monkeypatch, tmp_path):
+    assert main(["reproduce", "fig3"]) == 0
+    shutil.rmtree(tmp_path / "reproduction/runs")
+    more = replace(SMALL, seeds=3)
+    monkeypatch.setitem(STUDIES, "fig3", replace(STUDIES["fig3"], sizes={"full": more}))
+    assert main(["reproduce", "fig3", "--full"]) == 0
+    assert len(asked) == 24
+    assert len({each.digest for each in asked}) == 24
+    record = read_record(tmp_path / "reproduction/records/fig3.jsonl")
+    assert [each.configuration for each in record.results.runs] == configurations(more)
+    assert record.done == 8
+
+
+def test_a_damaged_record_is_set_aside_and_its_runs_are_run_again(asked, tmp_path):
+    assert main(["reproduce", "fig3"]) == 0
+    shutil.rmtree(tmp_path / "reproduction/runs")
+    path = tmp_path / "reproduction/records/fig3.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"accuracy": 0.99', b'"accuracy": 0.98', 1))
+    with pytest.warns(DamagedRunWarning, match=r"fig3.jsonl' is not a whole record .*set aside"):
+        assert main(["reproduce", "fig3"]) == 0
+    assert len(asked) == 32
+    assert len(path.read_bytes().splitlines()) == len(whole.splitlines())
+    assert path.with_name("fig3.jsonl.damaged").exists()
+
+
 def test_page_and_figures_follow_from_the_records(asked, tmp_path):
     assert main(["reproduce", "fig3", "squares", "--output", "first"]) == 0
     again = ["reproduce", "squares", "fig3", "--from", "first/records", "--output", "second"]
@@ -148,9 +176,12 @@ def test_a_cut_record_is_refused(tmp_path):
     path = tmp_path / "squares.jsonl"
     write_record(path, record)
     assert read_record(path) == record
-    path.write_text(path.read_text(encoding="utf-8").partition("\n")[0] + "\n", encoding="utf-8")
-    with pytest.raises(UnreadableFileError, match="lines are missing"):
-        read_record(path)
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for damaged in (lines[0], whole[:-9], whole.replace(b"2.0", b"3.0"), b""):
+        path.write_bytes(damaged)
+        with pytest.raises(UnreadableFileError, match="not a whole record"):
+            read_record(path)
 
 
 def test_undecided_findings_are_called_so():

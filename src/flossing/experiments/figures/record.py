@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from flossing.errors import FlossingError, UnreadableFileError
-from flossing.experiments.condensed import condensed_from
+from flossing.experiments.condensed import CondensedRun, condensed_from
 from flossing.experiments.figures.measuring import measurement_document, measurement_from
 from flossing.experiments.figures.study import Results, SizeName
-from flossing.experiments.files import write_whole
+from flossing.experiments.files import sealed, set_aside, unsealed, write_whole
 from flossing.reading import require_file
 
 SUFFIX = ".jsonl"
@@ -45,8 +45,8 @@ def write_record(path: Path, record: Record) -> None:
         record: what is written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(line, allow_nan=False, ensure_ascii=False) for line in _lines(record)]
-    write_whole(path, ("\n".join(lines) + "\n").encode())
+    lines = (json.dumps(line, allow_nan=False, ensure_ascii=False) for line in _lines(record))
+    write_whole(path, sealed(lines))
 
 
 def read_record(path: Path) -> Record:
@@ -56,15 +56,14 @@ def read_record(path: Path) -> Record:
         path: of the file.
 
     Raises:
-        UnreadableFileError: there is no such file, it is none, or lines of it are missing.
+        UnreadableFileError: there is no such file, it is none, it is cut off, or a byte of it was
+            changed.
     """
     require_file(path)
     try:
-        first, *others = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
+        first, *others = map(json.loads, unsealed(path, path.read_bytes()))
         runs = [condensed_from(each["run"]) for each in others if "run" in each]
         measured = [measurement_from(each["measurement"]) for each in others if "run" not in each]
-        if (len(runs), len(measured)) != (first["runs"], first["measurements"]):
-            raise UnreadableFileError("lines are missing")
         return Record(
             study=first["study"],
             size=first["size"],
@@ -93,13 +92,29 @@ def read_records(folder: Path) -> dict[str, Record]:
     return {each.study: each for each in found}
 
 
+def recorded_runs(folder: Path) -> dict[str, CondensedRun]:
+    """Return all runs of the records of a folder, by the digest of their configuration.
+
+    A record that cannot be trusted is set aside under a name that ends in ".damaged", with a
+    `DamagedRunWarning`.
+
+    Args:
+        folder: where they are; need not exist.
+    """
+    runs: dict[str, CondensedRun] = {}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            runs |= {each.configuration.digest: each for each in read_record(path).results.runs}
+        except UnreadableFileError as error:
+            set_aside(path, error)
+    return runs
+
+
 def _lines(record: Record) -> Iterator[dict[str, Any]]:
     results = record.results
     yield {
         "study": record.study,
         "size": record.size,
-        "runs": len(results.runs),
-        "measurements": len(results.measurements),
         "planned": record.planned,
         "done": record.done,
         "wall_clock_seconds": float(f"{record.wall_clock_seconds:.4g}"),

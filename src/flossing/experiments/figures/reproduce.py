@@ -14,6 +14,7 @@ from flossing.experiments.figures.record import (
     SUFFIX,
     Record,
     read_records,
+    recorded_runs,
     write_record,
 )
 from flossing.experiments.figures.registry import STUDIES
@@ -58,6 +59,9 @@ def reproduce(
 ) -> Record:
     """Run a study and write its record; what is in the folder already is not run again.
 
+    Runs that are in a record of the folder count as there, so that a study can be gone on with
+    from its record alone.
+
     With `finished_runs` and `finished_measurements` nothing is run.
 
     Args:
@@ -72,20 +76,24 @@ def reproduce(
     """
     configurations = study.configurations(study.sizes[size])
     settings = study.settings(study.sizes[size])
-    there = sum(Store(folder.runs).finished(each) is not None for each in configurations)
+    recorded = recorded_runs(folder.records)
+    missing = [each for each in configurations if each.digest not in recorded]
+    there = sum(Store(folder.runs).finished(each) is not None for each in missing)
     kept = set(folder.measurements.glob("*.json"))
     start = time.perf_counter()
-    runs = run_all(configurations, folder.runs) if configurations else []
+    ran = run_all(missing, folder.runs) if missing else []
     measurements = measure_all(study, settings, folder.measurements) if settings else []
     measured = len(set(folder.measurements.glob("*.json")) - kept)
+    known = recorded | {each.configuration.digest: condensed(each) for each in ran}
+    runs = [known[each.digest] for each in configurations if each.digest in known]
     planned = len(configurations) + len(settings)
     _require_enough(study, len(runs) + len(measurements), planned)
     record = Record(
         study=study.name,
         size=size,
-        results=Results(runs=tuple(map(condensed, runs)), measurements=tuple(measurements)),
+        results=Results(runs=tuple(runs), measurements=tuple(measurements)),
         planned=planned,
-        done=len(runs) - there + measured,
+        done=len(ran) - there + measured,
         wall_clock_seconds=time.perf_counter() - start,
     )
     write_record(folder.records / f"{study.name}{SUFFIX}", record)

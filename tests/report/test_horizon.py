@@ -4,6 +4,7 @@ import pytest
 
 from flossing.experiments.condensed import condensed
 from flossing.experiments.configuration import Configuration
+from flossing.experiments.figures import rivals
 from flossing.experiments.figures.reach import draw, findings
 from flossing.experiments.figures.study import Results
 from flossing.experiments.horizon import ARMS, AT_ONCE, ROWS
@@ -164,3 +165,73 @@ def test_rivals_at_the_flossed_wall_clock():
 def test_rivals_differ(contest):
     digests = {each.digest for each in contest.rivals().values()}
     assert len(digests) == 9
+
+
+def contested(contest, ends):
+    """Runs of a contest whose rivals end up at these accuracies or errors, all else at 0.5."""
+    return Results(
+        runs=tuple(
+            condensed(run_of(each, ends.get(name, 0.5), flossing=2.0 * (name == "flossing")))
+            for name, arm in contest.configurations().items()
+            for each in arm
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("index", "ends", "agrees"),
+    [
+        (0, {"flossing": 0.99, "chrono LSTM": 0.9}, True),
+        (0, {"flossing": 0.99, "chrono LSTM": 0.993}, True),
+        (0, {"flossing": 0.9, "chrono LSTM": 0.99}, False),
+        (3, {"flossing": 0.01, "chrono LSTM": 0.1}, True),
+        (3, {"flossing": 0.1, "chrono LSTM": 0.01}, False),
+    ],
+)
+def test_a_contest_is_judged_at_equal_wall_clock(index, ends, agrees):
+    (found,) = rivals.findings(contested(CONTESTS[index], ends))
+    assert found.agrees is agrees
+    assert "of the others the best is chrono LSTM with" in found.found
+
+
+def test_a_contest_that_lacks_a_rival_is_undecided():
+    results = contested(CONTESTS[0], {})
+    (found,) = rivals.findings(Results(runs=results.runs[:-1]))
+    assert found.agrees is None
+
+
+def test_a_rival_that_needs_longer_is_judged_by_what_it_has_by_then():
+    results = contested(CONTESTS[0], {"flossing": 0.9, "penalty Ω": 0.99})
+    slow = tuple(
+        replace(each, training_seconds=40.0) if each.configuration.training.norm_penalty else each
+        for each in results.runs
+    )
+    (found,) = rivals.findings(Results(runs=slow))
+    assert found.agrees
+    assert "the best of the others is penalty Ω with 99.0 %" in found.found
+
+
+def test_rivals_are_drawn():
+    runs = [
+        each
+        for contest in (CONTESTS[0], CONTESTS[3])
+        for each in contested(contest, {"flossing": 0.8}).runs
+    ]
+    figure = rivals.draw(Results(runs=tuple(runs)))
+    copy, adding = figure.axes
+    assert [each.get_text() for each in copy.get_yticklabels()][-2:] == ["flossing", "clipping"]
+    assert adding.get_xscale() == "log"
+    # Points, the end and the median for each of nine, and flossing's own line.
+    assert len(copy.lines) == 3 * 9 + 1
+
+
+def test_digits_are_drawn_against_their_hold():
+    rows = [row for row in ROWS if row.name.startswith("digits")]
+    runs = [run_of(each, 0.9) for row in rows for each in row.configurations()["default"]]
+    blank, noise = draw(Results(runs=tuple(map(condensed, runs)))).axes
+    assert [each.get_text() for each in blank.get_xticklabels()] == [
+        f"{hold}\nN=128" for hold in (0, 60, 200, 500)
+    ]
+    assert [round(each) for each in noise.get_xticks()] == [0, 60, 200]
+    assert noise.get_xlabel() == "hold (steps)"
+    assert noise.get_ylim()[0] < 0.1

@@ -1,7 +1,7 @@
 """What came of runs: how many succeeded, how soon, and at what cost."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -172,3 +172,14 @@ def arms(runs: Sequence[AnyRun], *, accuracy: float = SUCCESS) -> list[Arm]:
         Arm(tuple(sorted(each, key=lambda run: run.configuration.seed)), accuracy)
         for each in found.values()
     ]
+
+
+def arm_of(configurations: Iterable[Configuration], runs: Mapping[str, AnyRun]) -> Arm | None:
+    """Return those of the configurations that were run, or `None` if none was.
+
+    Args:
+        configurations: that differ in the seed.
+        runs: what was run, by the digest of its configuration.
+    """
+    found = tuple(runs[each.digest] for each in configurations if each.digest in runs)
+    return Arm(found) if found else None

@@ -11,6 +11,9 @@ from flossing.experiments.outcomes import last_within
 from flossing.experiments.schedules import scheduled
 from flossing.tasks import AddingProblem, CopyMemory, DelayedCopy, Digits, Task, TemporalXor
 
+FLOSSING = "flossing"
+"""The one that the others are compared with."""
+
 SEEDS = 5
 PENALTY = 1.0
 
@@ -53,7 +56,7 @@ class Contest:
         penalised = replace(self.training, norm_penalty=PENALTY)
         return {
             "clipping": common,
-            "flossing": replace(common, flossing=scheduled("default", common)),
+            FLOSSING: replace(common, flossing=scheduled("default", common)),
             "orthogonal initialisation": replace(common, architecture=orthogonal),
             "orthogonal parametrisation": replace(
                 common, architecture=replace(orthogonal, orthogonal=True)

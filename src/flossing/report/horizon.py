@@ -1,20 +1,18 @@
 """Tables of the two studies: how far flossing carries, and how it does beside its rivals."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from flossing.experiments.condensed import AnyRun, condensed
 from flossing.experiments.configuration import Configuration
 from flossing.experiments.horizon import ARMS, Row
-from flossing.experiments.outcomes import Arm
-from flossing.experiments.rivals import Contest, at_equal_seconds
+from flossing.experiments.outcomes import Arm, arm_of
+from flossing.experiments.rivals import FLOSSING, Contest, at_equal_seconds
 from flossing.report.comparison import NEVER, or_never
 from flossing.report.model import Table
 from flossing.tasks import Digits
 from flossing.wording import number_in_words
-
-WINNER = "flossing"
 
 
 def horizon_table(rows: Sequence[Row], runs: Mapping[str, AnyRun], *, seeds: int) -> Table:
@@ -58,7 +56,7 @@ def rivals_table(contests: Sequence[Contest], runs: Mapping[str, AnyRun], *, see
             name: arm_of(configurations, runs)
             for name, configurations in contest.configurations(seeds=seeds).items()
         }
-        flossed = arms[WINNER]
+        flossed = arms[FLOSSING]
         allowed = flossed.seconds if flossed else math.nan
         lines += [
             (contest.name, name, *_standing(arm, allowed))
@@ -113,17 +111,6 @@ def ablation_table(
             if arm is not None
         ),
     )
-
-
-def arm_of(configurations: Iterable[Configuration], runs: Mapping[str, AnyRun]) -> Arm | None:
-    """Return those of the configurations that were run, or `None` if none was.
-
-    Args:
-        configurations: that differ in the seed.
-        runs: what was run, by the digest of its configuration.
-    """
-    found = tuple(runs[each.digest] for each in configurations if each.digest in runs)
-    return Arm(found) if found else None
 
 
 def cost(arm: Arm, without: Arm) -> float:

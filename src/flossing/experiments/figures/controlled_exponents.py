@@ -237,14 +237,23 @@ def _flat_spectra(results: Results) -> Iterator[Finding]:
         cliff = median(each[k - 1] - each[k] for each in spectra)
         steps = [a - b for each in spectra for a, b in pairwise(each[k:])]
         usual = median(steps)
+        looked_at = k + k // 2 + 2
+        behind = ", ".join(str(_steepest(each[:looked_at])) for each in spectra)
         yield Finding(
             claim=f"After flossing k = {k} the spectrum is flat near zero up to there, and then "
             "falls off.",
             found=f"{words}; from the exponent {k} to the next the spectrum falls by {cliff:.2g}, "
-            f"where between those behind it falls by {usual:.2g} a step. A tenth of the distance "
-            f"before counts as near, {CLIFF} usual falls as a cliff.",
+            f"where between those behind it falls by {usual:.2g} a step. Of their first "
+            f"{looked_at} exponents the spectra fall most behind number {behind}. A tenth of the "
+            f"distance before counts as near, {CLIFF} usual falls as a cliff.",
             agrees=inside < FLAT * initially and cliff > CLIFF * usual,
         )
+
+
+def _steepest(spectrum: Sequence[float]) -> int:
+    """The number, from 1, of the exponent behind which a spectrum falls most."""
+    falls = [a - b for a, b in pairwise(spectrum)]
+    return 1 + falls.index(max(falls))
 
 
 STUDY = Study(

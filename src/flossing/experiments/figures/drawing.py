@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ACCURACY_TICKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-
 # Lines and markers differ too, for print in grey.
 STYLES: Mapping[str, dict[str, Any]] = {
     "none": {"color": VERMILLION, "linestyle": "--", "marker": "o"},
@@ -30,7 +28,13 @@ STYLES: Mapping[str, dict[str, Any]] = {
 
 
 def draw_accuracy_by_delay(
-    axes: "Axes", found: Sequence[Arm], *, label: str, style: Mapping[str, Any], shift: float = 0.0
+    axes: "Axes",
+    found: Sequence[Arm],
+    *,
+    label: str,
+    style: Mapping[str, Any],
+    shift: float = 0.0,
+    chance: float = 0.5,
 ) -> None:
     """Draw the median accuracy after training against the delay, and a point for each network.
 
@@ -40,6 +44,7 @@ def draw_accuracy_by_delay(
         label: for the legend.
         style: of the line.
         shift: so many steps to the right, that points of several arms can be told apart.
+        chance: the accuracy of guessing.
     """
     delays = [delay_of(arm) + shift for arm in found]
     axes.plot(
@@ -57,16 +62,21 @@ def draw_accuracy_by_delay(
     axes.plot(
         *zip(*points, strict=True), ".", color=color, alpha=0.5, markersize=5, markeredgewidth=0
     )
-    finish_accuracy(axes)
+    finish_accuracy(axes, chance)
     axes.set_xlabel("delay d (steps)")
 
 
-def finish_accuracy(axes: "Axes") -> None:
-    """Set the axis of accuracies: from chance to one."""
+def finish_accuracy(axes: "Axes", chance: float = 0.5) -> None:
+    """Set the axis of accuracies.
+
+    Args:
+        axes: where.
+        chance: the accuracy of guessing, from which on it is drawn.
+    """
     from matplotlib.ticker import PercentFormatter
 
-    axes.set_ylim(0.44, 1.02)
-    axes.set_yticks(ACCURACY_TICKS)
+    axes.set_ylim(chance - 0.06, 1.02)
+    axes.set_yticks([tick / 10 for tick in range(11) if tick / 10 >= chance])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylabel("accuracy")
 

@@ -3,7 +3,8 @@
 # Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,11 @@ from flossing.experiments.figures.drawing import (
     title,
 )
 from flossing.experiments.figures.study import Finding, Results, Study
-from flossing.experiments.figures.training import delay_of
+from flossing.experiments.figures.training import delay_of_task
 from flossing.experiments.horizon import ARMS, AT_ONCE, ROWS, SEEDS, Row
-from flossing.experiments.outcomes import SUCCESS, Arm, arms
+from flossing.experiments.outcomes import SUCCESS, Arm, arm_of
 from flossing.plots import new_figure
-from flossing.report.horizon import arm_of, cost, horizon_table, outcome
+from flossing.report.horizon import cost, horizon_table, outcome
 from flossing.report.model import Table
 from flossing.tasks import DelayedCopy, Digits, SpatialXor, Task, TemporalXor
 
@@ -29,14 +30,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTION = (
-    "Accuracy after training against the delay, the largest lag: medians over networks, and a "
-    "point for each. Networks grow with the delay, see the table; sequences have three delays. "
-    "Every arm of a task has the same training: at most 3000 steps of Adam (digits 1200, 2400 "
-    "after 200 steps, 3000 after 500), whose step size, 1e-3, is smaller where holds are long "
-    "(digits: 3e-4 after noise, 2e-4 after 200 steps, 1e-4 after 500; delays of 200: 3e-4; "
-    "adding: 1e-4), and falls to zero over the last three tenths."
+    "Accuracy after training against the delay, the largest lag, or against the steps for which a "
+    "digit is held: medians over networks, and a point for each. Networks grow with the delay, see "
+    "the table; sequences have three delays. Every arm of a task has the same training: at most "
+    "3000 steps of Adam (digits 1200, 2400 after 200 steps, 3000 after 500), whose step size, "
+    "1e-3, is smaller where holds are long (digits: 3e-4 after noise, 2e-4 after 200 steps, 1e-4 "
+    "after 500; delays of 200: 3e-4; adding: 1e-4), and falls to zero over the last three tenths."
 )
-PANELS = {"Temporal XOR": TemporalXor, "Delayed copy": DelayedCopy, "Spatial XOR": SpatialXor}
+DIGITS = "Digits"
+PANELS: Mapping[str, Callable[[Task], bool]] = {
+    "Temporal XOR": lambda task: isinstance(task, TemporalXor),
+    "Delayed copy": lambda task: isinstance(task, DelayedCopy),
+    "Spatial XOR": lambda task: isinstance(task, SpatialXor),
+    f"{DIGITS}, blank hold": lambda task: _held(task, "blank"),
+    f"{DIGITS}, held through noise": lambda task: _held(task, "noise"),
+}
+COLUMNS = 3
 NAMES = {"without": "none", "published": "published", "default": "default"}
 TITLES = {
     "without": "without flossing",
@@ -90,47 +99,63 @@ def configurations(size: Size) -> list[Configuration]:
 
 
 def draw(results: Results) -> "Figure":
-    """Draw a panel for each kind of delayed task that was run.
+    """Draw a panel for each kind of task with a delay that was run.
 
     Args:
         results: of any of the rows.
     """
-    kinds = {
-        name: kind
-        for name, kind in PANELS.items()
-        if any(isinstance(_task(each), kind) for each in results.runs)
-    }
-    figure = new_figure(4.2 * len(kinds), 3.9)
-    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     by_digest = {each.configuration.digest: each for each in results.runs}
-    for axes, (name, kind) in zip(panels, kinds.items(), strict=True):
-        for place, arm in enumerate(ARMS):
-            own = [
-                by_digest[each.digest]
-                for row in ROWS
-                if isinstance(row.task, kind)
-                for each in row.configurations(seeds=SEEDS)[arm]
-                if each.digest in by_digest
-            ]
-            if own:
-                style = STYLES[NAMES[arm]]
-                shift = place - 1.0
-                draw_accuracy_by_delay(axes, arms(own), label=TITLES[arm], style=style, shift=shift)
-        _mark_delays(axes, [each for each in results.runs if isinstance(_task(each), kind)])
+    panels = {
+        name: rows
+        for name, belongs in PANELS.items()
+        if (rows := [row for row in _rows_run(by_digest) if belongs(row.task)])
+    }
+    columns = min(COLUMNS, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = new_figure(4.2 * columns, 0.3 + 3.6 * lines)
+    for place, (name, rows) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(lines, columns, place)
+        _draw_panel(axes, rows, by_digest, chance=0.1 if name.startswith(DIGITS) else 0.5)
         title(axes, name)
-    legend_above(figure, panels[0])
+    legend_above(figure, figure.axes[0])
     return figure
 
 
-def _mark_delays(axes: "Axes", runs: Sequence[CondensedRun]) -> None:
+def _draw_panel(
+    axes: "Axes", rows: Sequence[Row], runs: Mapping[str, CondensedRun], *, chance: float
+) -> None:
+    for place, arm in enumerate(ARMS):
+        found = [arm_of(row.configurations(seeds=SEEDS)[arm], runs) for row in rows]
+        there = [each for each in found if each is not None]
+        if there:
+            style, shift = STYLES[NAMES[arm]], place - 1.0
+            draw_accuracy_by_delay(
+                axes, there, label=TITLES[arm], style=style, shift=shift, chance=chance
+            )
+    _mark_delays(axes, rows)
+
+
+def _mark_delays(axes: "Axes", rows: Sequence[Row]) -> None:
     """Name each delay with the size of the network that is to span it."""
-    sizes = {delay_of(arm): arm.configuration.architecture.size for arm in arms(runs)}
+    sizes = {delay_of_task(row.task): row.architecture.size for row in rows}
     axes.set_xticks(list(sizes), [f"{delay}\nN={size}" for delay, size in sizes.items()])
     axes.set_xlim(min(sizes) - MARGIN, max(sizes) + MARGIN)
+    if any(isinstance(row.task, Digits) for row in rows):
+        axes.set_xlabel("hold (steps)")
 
 
-def _task(run: CondensedRun) -> Task:
-    return run.configuration.task
+def _held(task: Task, filler: str) -> bool:
+    return isinstance(task, Digits) and (task.filler == filler or not task.hold)
+
+
+def _rows_run(runs: Mapping[str, CondensedRun]) -> list[Row]:
+    return [
+        row
+        for row in ROWS
+        if any(
+            each.digest in runs for arm in row.configurations(seeds=SEEDS).values() for each in arm
+        )
+    ]
 
 
 def findings(results: Results) -> list[Finding]:
@@ -196,14 +221,7 @@ def tables(results: Results) -> tuple[Table, ...]:
         results: of any of the rows.
     """
     runs = {each.configuration.digest: each for each in results.runs}
-    rows = [
-        row
-        for row in ROWS
-        if any(
-            each.digest in runs for arm in row.configurations(seeds=SEEDS).values() for each in arm
-        )
-    ]
-    return (horizon_table(rows, runs, seeds=SEEDS),)
+    return (horizon_table(_rows_run(runs), runs, seeds=SEEDS),)
 
 
 STUDY = Study(

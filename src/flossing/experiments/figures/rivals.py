@@ -1,12 +1,40 @@
-"""Flossing beside its rivals: the table of networks and tasks."""
+"""Flossing beside its rivals: what each has reached once flossing is done, and in the end."""
 
+# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# pyright: reportUnknownMemberType=false
+
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from flossing.experiments.condensed import AnyRun, CondensedRun
 from flossing.experiments.configuration import Configuration
-from flossing.experiments.figures.study import Results, Study
-from flossing.experiments.rivals import CONTESTS, SEEDS, Contest
+from flossing.experiments.figures.drawing import STYLES, legend_above, title
+from flossing.experiments.figures.study import Finding, Results, Study
+from flossing.experiments.outcomes import Arm, arm_of, last_within
+from flossing.experiments.rivals import CONTESTS, FLOSSING, SEEDS, Contest, at_equal_seconds
+from flossing.plots import GREY, new_figure
 from flossing.report.horizon import rivals_table
 from flossing.report.model import Table
+from flossing.wording import number_in_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CAPTION = (
+    "What networks have reached after the seconds that the flossed ones took in all (filled: the "
+    "median over networks, and a point for each), and after all epochs (hollow). The lines are at "
+    "what flossing has reached. Gradients are clipped for all; Ω and the others are as their "
+    "authors have them, and none of them, flossing included, was tuned to these tasks."
+)
+COLUMNS = 3
+EQUAL = 0.01
+"""A smaller difference of accuracies decides nothing."""
+
+EQUAL_ERRORS = 1.1
+"""A smaller ratio of errors decides nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +65,148 @@ def configurations(size: Size) -> list[Configuration]:
     ]
 
 
+def draw(results: Results) -> "Figure":
+    """Draw a panel for each contest, a line for each rival in it.
+
+    Args:
+        results: of any of the contests.
+    """
+    contests = _contests(results)
+    columns = min(COLUMNS, len(contests))
+    lines = math.ceil(len(contests) / columns)
+    figure = new_figure(0.9 + 3.7 * columns, 0.4 + 3.1 * lines)
+    for place, (contest, found) in enumerate(contests):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        _draw_contest(axes, found)
+        if place % columns:
+            axes.set_yticklabels([])
+        title(axes, contest.name)
+    legend_above(figure, figure.axes[0])
+    return figure
+
+
+def findings(results: Results) -> list[Finding]:
+    """Judge in each contest whether flossing does as well as the best of the others."""
+    return [_finding(contest, found) for contest, found in _contests(results)]
+
+
 def tables(results: Results) -> tuple[Table, ...]:
     """Return the table of the rivals that were run.
 
     Args:
         results: of any of the contests.
     """
-    runs = {each.configuration.digest: each for each in results.runs}
-    return (rivals_table(CONTESTS, runs, seeds=SEEDS),)
+    return (rivals_table(CONTESTS, _by_digest(results), seeds=SEEDS),)
+
+
+def _by_digest(results: Results) -> dict[str, CondensedRun]:
+    return {each.configuration.digest: each for each in results.runs}
+
+
+def _contests(results: Results) -> list[tuple[Contest, dict[str, Arm]]]:
+    """The contests in which flossing was run, each with all rivals that were."""
+    runs = _by_digest(results)
+    contests: list[tuple[Contest, dict[str, Arm]]] = []
+    for contest in CONTESTS:
+        rivals = contest.configurations(seeds=SEEDS)
+        found = {name: arm for name, each in rivals.items() if (arm := arm_of(each, runs))}
+        if FLOSSING in found:
+            contests.append((contest, found))
+    return contests
+
+
+def _draw_contest(axes: "Axes", found: Mapping[str, Arm]) -> None:
+    allowed = found[FLOSSING].seconds
+    axes.axvline(_reached(found[FLOSSING], allowed), color=GREY, linewidth=0.8, zorder=0)
+    for place, (name, arm) in enumerate(reversed(found.items())):
+        color = STYLES["default" if name == FLOSSING else "none"]["color"]
+        shown = {"color": color, "linestyle": "none"}
+        last = place == len(found) - 1
+        axes.plot(
+            [_value(each, allowed) for each in arm.runs],
+            [place] * len(arm.runs),
+            marker=".",
+            alpha=0.5,
+            markeredgewidth=0,
+            **shown,
+        )
+        axes.plot(
+            _in_the_end(arm),
+            place,
+            marker="o",
+            fillstyle="none",
+            markersize=9,
+            label="after all epochs" if last else None,
+            **shown,
+        )
+        axes.plot(
+            _reached(arm, allowed),
+            place,
+            marker="o",
+            markersize=5,
+            label="at equal wall-clock" if last else None,
+            **shown,
+        )
+    axes.set_yticks(range(len(found)), list(reversed(found)))
+    axes.set_ylim(-0.6, len(found) - 0.4)
+    axes.grid(axis="y", linewidth=0.3)
+    if found[FLOSSING].regression:
+        axes.set_xscale("log")
+        axes.set_xlabel("mean squared error (less is better)")
+    else:
+        axes.set_xlabel("accuracy")
+
+
+def _finding(contest: Contest, found: Mapping[str, Arm]) -> Finding:
+    flossed = found[FLOSSING]
+    others = {name: arm for name, arm in found.items() if name != FLOSSING}
+    claim = f"{contest.name}: at equal wall-clock flossing does at least as well as every other."
+    whole = len(found) == len(contest.rivals())
+    if not whole or any(len(arm.runs) < SEEDS for arm in found.values()):
+        return Finding(claim, "Not all of what decides it was run.", None)
+    reached = {name: _reached(arm, flossed.seconds) for name, arm in found.items()}
+    best = (min if flossed.regression else max)(others, key=lambda name: reached[name])
+    ends = {name: _in_the_end(arm) for name, arm in others.items()}
+    finest = (min if flossed.regression else max)(others, key=lambda name: ends[name])
+    return Finding(
+        claim,
+        f"After {flossed.seconds:.0f} s flossing has {_in_words(flossed, reached[FLOSSING])}, and "
+        f"of the others the best is {best} with {_in_words(flossed, reached[best])}. After all "
+        f"epochs flossing has {_in_words(flossed, _in_the_end(flossed))}, and the best of the "
+        f"others is {finest} with {_in_words(flossed, ends[finest])}.",
+        reached[FLOSSING] <= EQUAL_ERRORS * reached[best]
+        if flossed.regression
+        else reached[FLOSSING] >= reached[best] - EQUAL,
+    )
+
+
+def _reached(arm: Arm, seconds: float) -> float:
+    """The median accuracy, or error, after so much flossing and training."""
+    accuracy, loss = at_equal_seconds(arm.runs, seconds)
+    return loss if arm.regression or accuracy is None else accuracy
+
+
+def _value(run: AnyRun, seconds: float) -> float:
+    reached = last_within(run, seconds)
+    return reached.loss if reached.accuracy is None else reached.accuracy
+
+
+def _in_the_end(arm: Arm) -> float:
+    return arm.median_loss if arm.regression else arm.median_accuracy
+
+
+def _in_words(arm: Arm, value: float) -> str:
+    return number_in_words(value, 2) if arm.regression else f"{100 * value:.1f} %"
 
 
 STUDY = Study(
     name="rivals",
     title="Flossing beside its rivals",
+    caption=CAPTION,
     sizes={"quick": Size(contests=CONTESTS[:2]), "full": Size()},
     configurations=configurations,
+    draw=draw,
     tables=tables,
+    findings=findings,
     in_parts=True,
 )

@@ -14,7 +14,7 @@ from flossing.experiments.configuration import (
 from flossing.experiments.naming import flossing_in_words
 from flossing.experiments.outcomes import Arm
 from flossing.experiments.schedules import before_only, default, published
-from flossing.tasks import DelayedCopy, SpatialXor, Task, TemporalXor
+from flossing.tasks import DelayedCopy, Digits, SpatialXor, Task, TemporalXor
 
 TaskKind: TypeAlias = type[DelayedCopy] | type[TemporalXor] | type[SpatialXor]
 MakeFlossing: TypeAlias = Callable[[int], Flossing | None]
@@ -128,8 +128,24 @@ def training_configurations(
 
 
 def delay_of(arm: Arm) -> int:
-    """Return the largest lag of an arm's task."""
-    return _delay(arm.configuration.task)
+    """Return the largest lag of an arm's task, or for how long a digit is held."""
+    return delay_of_task(arm.configuration.task)
+
+
+def delay_of_task(task: Task) -> int:
+    """Return a task's largest lag, or for how many steps a digit is held.
+
+    Args:
+        task: one that has such a number.
+
+    Raises:
+        TypeError: it has none.
+    """
+    if isinstance(task, DelayedCopy | TemporalXor | SpatialXor):
+        return task.delay
+    if isinstance(task, Digits):
+        return task.hold
+    raise TypeError(f"a {type(task).__name__} has no delay")
 
 
 def schedule_of(arm: Arm) -> str:
@@ -199,9 +215,3 @@ def solved_in_words(found: Sequence[Arm]) -> str:
         for arm in sorted(found, key=delay_of)
     )
     return f"{solved} (mean accuracy {100 * mean_accuracy(found):.0f} %)"
-
-
-def _delay(task: Task) -> int:
-    if isinstance(task, DelayedCopy | TemporalXor | SpatialXor):
-        return task.delay
-    raise TypeError(f"a {type(task).__name__} has no delay")

@@ -133,10 +133,12 @@ def test_figure_6(before, agrees):
     configurations = architectures.configurations(size)
     told = results(configurations, by_schedule, directions(2.0, before))
     figure = architectures.draw(told)
-    assert len(figure.axes) == 6
-    labels = [text.get_text() for text in figure.axes[3].get_legend().get_texts()]
+    assert len(figure.axes) == 9
+    assert figure.axes[1].get_title() == "GRU, temporal XOR"
+    assert figure.axes[3].get_title() == "LSTM, delayed copy"
+    labels = [text.get_text() for text in figure.axes[6].get_legend().get_texts()]
     assert labels == ["not flossed: 2.0", f"flossed before training: {before}"]
     findings = architectures.findings(told)
-    assert [finding.agrees for finding in findings] == [True] * 3 + [agrees] * 3
-    assert findings[1].claim.startswith("GRU")
-    assert f"2.00 not flossed and {before:.2f} flossed" in findings[3].found
+    assert [finding.agrees for finding in findings] == [True] * 6 + [agrees] * 3
+    assert findings[1].claim.startswith("GRU, Temporal XOR")
+    assert f"2.00 not flossed and {before:.2f} flossed" in findings[6].found

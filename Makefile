@@ -39,6 +39,7 @@ benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"
 	$(BIN)/python benchmarks/speed.py --output benchmarks/results/speed.json $(ARGUMENTS)
 	$(BIN)/python benchmarks/breakdown.py --output benchmarks/results/breakdown.json
+	$(BIN)/python benchmarks/together.py --output benchmarks/results/together.json
 	$(BIN)/python benchmarks/memory.py --output benchmarks/results/memory.json
 	$(BIN)/python benchmarks/first_call.py --output benchmarks/results/first_call.json
 	$(BIN)/python benchmarks/page.py

@@ -57,6 +57,17 @@ SCHEDULE = """\
 300 (B = 16), optimizer steps included; from `make benchmark`.
 """
 
+TOGETHER = """\
+## Many networks trained as one
+
+Milliseconds of a training step for each network (N = 80, T = 120, B = 16, one thread): forward,
+loss, backward, clipping and Adam. PyTorch alone trains one network through the module's own
+forward; so many in one model is how `flossing train` and `sweep` train seeds. In brackets, how many
+times faster than one network in a model of its own. PyTorch's tanh layer runs through the compiled
+loops, and spends its time on arithmetic already when it is alone.
+`python benchmarks/together.py --output benchmarks/results/together.json`.
+"""
+
 MEMORY = """\
 ## Memory of a long run
 
@@ -84,6 +95,7 @@ def main() -> None:
         BREAKDOWN + "\n" + breakdown_table(_read("breakdown")["rows"]),
         SCALING + "\n" + scaling_table(speed["scaling"]),
         SCHEDULE + "\n" + schedule_sentence(speed["schedule"]),
+        TOGETHER + "\n" + together_table(_read("together")["seconds_per_network_and_epoch"]),
         MEMORY + "\n" + memory_table(_read("memory")["results"]),
         FIRST_CALL + "\n" + first_call_table(_read("first_call")["seconds"]),
     ]
@@ -141,6 +153,26 @@ def schedule_sentence(schedule: dict[str, Any]) -> str:
         f"{_number(1e3 * statistics.median(training))} ms; flossing takes "
         f"{_spread(schedule['share'])} of the training's time.\n"
     )
+
+
+def together_table(results: dict[str, dict[str, list[float]]]) -> str:
+    """Return the table of milliseconds by the number of networks."""
+    alone = "PyTorch alone"
+    numbers = [name for name in next(iter(results.values())) if name != alone]
+
+    def cell(taken: dict[str, list[float]], name: str) -> str:
+        if name not in taken:
+            return "–"
+        seconds = statistics.median(taken[name])
+        gain = statistics.median(taken[numbers[0]]) / seconds
+        return f"{_number(1e3 * seconds)} ({_number(gain)})"
+
+    heading = ["", alone, *(f"{name} in one model" for name in numbers)]
+    rows = [
+        [kind, cell(taken, alone), *(cell(taken, name) for name in numbers)]
+        for kind, taken in results.items()
+    ]
+    return _table(heading, rows)
 
 
 def memory_table(results: dict[str, dict[str, float]]) -> str:

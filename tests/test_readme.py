@@ -7,7 +7,9 @@ from pathlib import Path
 
 from flossing.experiments.figures import reach
 from flossing.experiments.figures.condition_number import ARMS
-from flossing.experiments.figures.record import read_record
+from flossing.experiments.figures.page import PAGE, page, picture
+from flossing.experiments.figures.record import read_record, read_records
+from flossing.experiments.figures.registry import FIGURES, STUDIES
 from flossing.experiments.grid import grid
 from flossing.report.markdown import markdown_table
 from flossing.wording import counted
@@ -63,6 +65,28 @@ def test_the_horizon_of_the_readme_is_the_recorded_one():
     record = read_record(README.parent / "docs/reproduction/records/horizon.jsonl")
     (table,) = reach.tables(record.results)
     assert markdown_table(table) in TEXT
+
+
+def test_verdicts_on_the_paper_in_the_readme_are_the_recorded_ones():
+    records = read_records(README.parent / "docs/reproduction/records")
+    assert FIGURES.keys() <= records.keys()
+    verdicts = [
+        finding.agrees
+        for name, study in FIGURES.items()
+        for finding in study.findings(records[name].results)
+    ]
+    agree, disagree, undecided = (verdicts.count(each) for each in (True, False, None))
+    assert (
+        f"Of {len(verdicts)} statements {agree} agree, {disagree} disagree and {undecided} are "
+        "undecided" in TEXT
+    )
+
+
+def test_the_page_of_the_rerun_follows_from_its_records():
+    folder = README.parent / "docs/reproduction"
+    records = read_records(folder / "records")
+    assert (folder / PAGE).read_text(encoding="utf-8") == page(records, STUDIES)
+    assert all((folder / picture(STUDIES[name])).exists() for name in records)
 
 
 def test_the_grid_of_the_readme_can_be_run():

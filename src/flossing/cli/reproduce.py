@@ -35,7 +35,7 @@ and three studies beside them, which take longer:
 
 Writes into a folder the figures, a page that puts what the paper states beside
 what came out, reproduction.md, and records/, from which both can be made again.
-All of the quick size takes about an hour on two free processor cores; --full is
+All of the quick size takes under an hour on two free processor cores; --full is
 the paper's own, and takes days. What is in the folder already is not run again;
 after an interruption the same command goes on from the last checkpoints.
 """

@@ -6,7 +6,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flossing.experiments.condensed import AnyRun, CondensedRun
 from flossing.experiments.configuration import Configuration
@@ -77,7 +77,7 @@ def draw(results: Results) -> "Figure":
     figure = new_figure(0.9 + 3.7 * columns, 0.4 + 3.1 * lines)
     for place, (contest, found) in enumerate(contests):
         axes = figure.add_subplot(lines, columns, place + 1)
-        _draw_contest(axes, found)
+        _draw_contest(axes, contest, found)
         if place % columns:
             axes.set_yticklabels([])
         title(axes, contest.name)
@@ -115,46 +115,33 @@ def _contests(results: Results) -> list[tuple[Contest, dict[str, Arm]]]:
     return contests
 
 
-def _draw_contest(axes: "Axes", found: Mapping[str, Arm]) -> None:
+def _draw_contest(axes: "Axes", contest: Contest, found: Mapping[str, Arm]) -> None:
+    names = list(reversed(contest.rivals()))
     allowed = found[FLOSSING].seconds
     axes.axvline(_reached(found[FLOSSING], allowed), color=GREY, linewidth=0.8, zorder=0)
-    for place, (name, arm) in enumerate(reversed(found.items())):
-        color = STYLES["default" if name == FLOSSING else "none"]["color"]
-        shown = {"color": color, "linestyle": "none"}
-        last = place == len(found) - 1
-        axes.plot(
-            [_value(each, allowed) for each in arm.runs],
-            [place] * len(arm.runs),
-            marker=".",
-            alpha=0.5,
-            markeredgewidth=0,
-            **shown,
-        )
-        axes.plot(
-            _in_the_end(arm),
-            place,
-            marker="o",
-            fillstyle="none",
-            markersize=9,
-            label="after all epochs" if last else None,
-            **shown,
-        )
-        axes.plot(
-            _reached(arm, allowed),
-            place,
-            marker="o",
-            markersize=5,
-            label="at equal wall-clock" if last else None,
-            **shown,
-        )
-    axes.set_yticks(range(len(found)), list(reversed(found)))
-    axes.set_ylim(-0.6, len(found) - 0.4)
+    for place, name in enumerate(names):
+        if name in found:
+            _draw_rival(axes, place, found[name], allowed, flossed=name == FLOSSING)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.grid(axis="y", linewidth=0.3)
     if found[FLOSSING].regression:
         axes.set_xscale("log")
         axes.set_xlabel("mean squared error (less is better)")
     else:
         axes.set_xlabel("accuracy")
+
+
+def _draw_rival(axes: "Axes", place: int, arm: Arm, allowed: float, *, flossed: bool) -> None:
+    color = STYLES["default" if flossed else "none"]["color"]
+    shown: dict[str, Any] = {"color": color, "linestyle": "none"}
+    points = [_value(run, allowed) for run in arm.runs]
+    axes.plot(points, [place] * len(points), marker=".", alpha=0.5, markeredgewidth=0, **shown)
+    for value, label, marker in (
+        (_in_the_end(arm), "after all epochs", {"fillstyle": "none", "markersize": 9}),
+        (_reached(arm, allowed), "at equal wall-clock", {"markersize": 5}),
+    ):
+        axes.plot(value, place, marker="o", label=label if flossed else None, **marker, **shown)
 
 
 def _finding(contest: Contest, found: Mapping[str, Arm]) -> Finding:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from flossing.checks import require_choice, require_integer, require_positive
@@ -27,6 +27,9 @@ SCHEDULE_OPTIONS: Mapping[str, type[int] | type[float]] = {
     "max_gradient_norm": float,
 }
 """What of `flossing.Flosser` a configuration can choose, and what kind of number that is."""
+
+LEFT_OUT: Mapping[str, Any] = {"left out at its default": True}
+"""Metadata of a field that runs had not from the first: at its default it changes no digest."""
 
 FORMAT = 1
 """Number of the form in which runs are written down; part of every digest."""
@@ -184,6 +187,9 @@ class Flossing:
         sequences: how many at a time.
         state_transient: so many first time steps move the state only.
         frame_transient: so many further ones align the frame.
+        anywhere: whether the time steps are taken anywhere in the task's sequences, with the state
+            that the network has there, rather than at their beginning, from rest. Where the
+            statistics of the inputs change, as in a hold, only so is all of the sequence flossed.
         schedule: further options of `flossing.Flosser`, by name: those in `SCHEDULE_OPTIONS`.
 
     Raises:
@@ -195,6 +201,7 @@ class Flossing:
     sequences: int = 1
     state_transient: int = 10
     frame_transient: int = 6
+    anywhere: bool = field(default=False, metadata=LEFT_OUT)
     schedule: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -305,10 +312,15 @@ def configuration_from(document: Mapping[str, Any]) -> Configuration:
 def _plain(value: Any) -> Any:
     if isinstance(value, Task):
         names = {kind: name for name, kind in TASKS.items()}
-        given = [field.name for field in fields(cast(Any, value)) if field.init]
+        given = [each.name for each in fields(cast(Any, value)) if each.init]
         return {"name": names[type(value)], **{name: getattr(value, name) for name in given}}
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        shown = (each for each in fields(value) if not _is_left_out(each, value))
+        return {each.name: _plain(getattr(value, each.name)) for each in shown}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in cast("Mapping[str, Any]", value).items()}
     return value
+
+
+def _is_left_out(each: "Field[Any]", value: Any) -> bool:
+    return each.metadata == LEFT_OUT and getattr(value, each.name) == each.default

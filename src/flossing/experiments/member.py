@@ -4,16 +4,16 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from flossing.experiments.configuration import Configuration
+from flossing.experiments.cells import State
+from flossing.experiments.configuration import Configuration, Flossing
+from flossing.experiments.driving import Drive
 from flossing.experiments.environment import environment
 from flossing.experiments.gradients import first_state_gradient_norm, gradient_norm_by_lag
 from flossing.experiments.networks import SequenceNetwork, make_network
@@ -71,7 +71,20 @@ class Member:
         self.training_seconds = 0.0
         self._flossing_seconds = 0.0
         self._generators = {stream: _generator(configuration.seed, stream) for stream in STREAMS}
-        self._flosser = _flosser(configuration, self.network, self._generators["flossing frames"])
+        self._flosser, self._drive = None, None
+        if configuration.flossing is not None:
+            self._drive = Drive(
+                self.network,
+                configuration.flossing,
+                lambda number: self._sample(number, "flossing inputs").inputs,
+                self._generators["flossing inputs"],
+            )
+            self._flosser = _flosser(
+                configuration.flossing,
+                self.network,
+                self._drive.state,
+                self._generators["flossing frames"],
+            )
         self._probe = self._sample(configuration.training.batch_size, "evaluation")
         self._guessing = constant_loss(configuration.task, self._probe)
         self._epochs: list[Epoch] = []
@@ -98,9 +111,9 @@ class Member:
 
     def floss_before_training(self, report: Callable[[int, float], None] | None = None) -> None:
         """Floss as the schedule says, and measure what training starts from."""
-        if self._flosser is not None:
+        if self._flosser is not None and self._drive is not None:
             with self._flossing_clock():
-                history = self._flosser.before_training(self._flossing_batch, callback=report)
+                history = self._flosser.before_training(self._drive.batch, callback=report)
             self._add_episode(0, history)
         if self.configuration.gradients:
             kind = self.configuration.task.kind
@@ -109,13 +122,13 @@ class Member:
 
     def floss(self, epoch: int) -> None:
         """Floss if the schedule says so."""
-        if self._flosser is None:
+        if self._flosser is None or self._drive is None:
             return
         training = self.configuration.training
         with self._flossing_clock():
             history = self._flosser.step(
                 epoch,
-                self._flossing_batch,
+                self._drive.batch,
                 learned=self._learned,
                 scale=training.step_size(epoch) / training.learning_rate,
             )
@@ -207,12 +220,6 @@ class Member:
             )
         return _numbers(spectrum.exponents.mean(dim=0))
 
-    def _flossing_batch(self) -> Float[Tensor, "T B D"]:
-        flossing = self.configuration.flossing
-        if flossing is None:
-            raise RuntimeError("a network that is not flossed has no flossing inputs")
-        return self._sample(flossing.sequences, "flossing inputs").inputs[: flossing.time_steps]
-
     def _sample(self, batch_size: int, stream: str) -> Batch:
         task = self.configuration.task
         return task.sample(batch_size, generator=self._generators[stream])
@@ -238,25 +245,20 @@ class Member:
 
 
 def _flosser(
-    configuration: Configuration, network: SequenceNetwork, generator: torch.Generator
-) -> Flosser | None:
-    flossing = configuration.flossing
-    if flossing is None:
-        return None
+    flossing: Flossing,
+    network: SequenceNetwork,
+    state: Callable[[Tensor], State],
+    generator: torch.Generator,
+) -> Flosser:
     return Flosser(
         network.system,
         k=flossing.k,
-        state=partial(_rest, network),
+        state=state,
         state_transient=flossing.state_transient,
         frame_transient=flossing.frame_transient,
         generator=generator,
         **flossing.schedule,
     )
-
-
-def _rest(network: SequenceNetwork, inputs: Tensor) -> Any:
-    """A state of zero, from which flossing gets further than from the trained one of rates."""
-    return SequenceNetwork.initial_state(network, inputs.shape[1])
 
 
 def _held_out(task: Task, batch_size: int, generator: torch.Generator) -> Batch:

@@ -82,7 +82,8 @@ SCHEDULES: dict[str, Callable[..., Flossing]] = {
 def scheduled(name: str, configuration: Configuration) -> Flossing:
     """Return a schedule that suits a configuration's network, sequences and step size.
 
-    The default one flosses during training with the step size of training.
+    The default one flosses during training with the step size of training, and where the inputs of
+    a task change their statistics along the sequences, it flosses anywhere in them.
 
     Args:
         name: of `SCHEDULES`.
@@ -97,12 +98,13 @@ def scheduled(name: str, configuration: Configuration) -> Flossing:
         ...     training=Training(learning_rate=2e-4),
         ... )
         >>> flossing = scheduled("default", short)
-        >>> flossing.time_steps, flossing.schedule["training_lr"]
-        (30, 0.0002)
+        >>> flossing.time_steps, flossing.schedule["training_lr"], flossing.anywhere
+        (30, 0.0002, False)
     """
     time_steps = min(TIME_STEPS, configuration.task.steps)
     flossing = SCHEDULES[name](configuration.architecture.size, time_steps=time_steps)
     if name != "default":
         return flossing
     own = {"training_lr": configuration.training.learning_rate}
-    return replace(flossing, schedule={**flossing.schedule, **own})
+    anywhere = not configuration.task.stationary
+    return replace(flossing, anywhere=anywhere, schedule={**flossing.schedule, **own})

@@ -64,6 +64,8 @@ class Task(ABC):
     Attributes:
         kind: "binary" (one logit, targets 0 or 1), "categorical" (one logit a class) or
             "regression" (one number).
+        stationary: Whether the inputs have the same statistics at every step; not unless a task
+            says so.
         steps: Length T of the sequences.
 
     Example:
@@ -74,6 +76,7 @@ class Task(ABC):
     """
 
     kind: ClassVar[Kind]
+    stationary: ClassVar[bool] = False
     steps: int
 
     @property
@@ -170,6 +173,7 @@ class DelayedParity(Task):
     """
 
     kind: ClassVar[Kind] = "binary"
+    stationary: ClassVar[bool] = True
 
     delay: int = 40
     steps: int = 300

@@ -91,8 +91,9 @@ def sealed(lines: Iterable[str]) -> bytes:
         lines: of JSON, each an object with at least one name.
 
     Example:
-        >>> sealed(['{"a": 1}']).decode()[:24]
-        '{"a": 1, "sha256": "0c03'
+        >>> content = sealed(['{"a": 1}', '{"b": 2}'])
+        >>> unsealed(Path("numbers.jsonl"), content)
+        [b'{"a": 1}', b'{"b": 2}']
     """
     # The last line's brace is left to the seal, which covers everything but itself.
     content = "\n".join(lines).removesuffix("}").encode()

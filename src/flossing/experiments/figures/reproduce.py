@@ -76,12 +76,18 @@ def reproduce(
     """
     configurations = study.configurations(study.sizes[size])
     settings = study.settings(study.sizes[size])
+    store = Store(folder.runs)
     recorded = recorded_runs(folder.records)
-    missing = [each for each in configurations if each.digest not in recorded]
-    there = sum(Store(folder.runs).finished(each) is not None for each in missing)
+    # Runs that are there whole are read: seconds are compared among those of one machine.
+    wanted = [
+        each
+        for each in configurations
+        if each.digest not in recorded or store.finished(each) is not None
+    ]
+    there = sum(store.finished(each) is not None for each in wanted)
     kept = set(folder.measurements.glob("*.json"))
     start = time.perf_counter()
-    ran = run_all(missing, folder.runs) if missing else []
+    ran = run_all(wanted, folder.runs) if wanted else []
     measurements = measure_all(study, settings, folder.measurements) if settings else []
     measured = len(set(folder.measurements.glob("*.json")) - kept)
     known = recorded | {each.configuration.digest: condensed(each) for each in ran}

@@ -8,9 +8,10 @@ from flossing.experiments.figures import rivals
 from flossing.experiments.figures.reach import draw, findings
 from flossing.experiments.figures.study import Results
 from flossing.experiments.horizon import ARMS, AT_ONCE, ROWS
+from flossing.experiments.outcomes import Arm
 from flossing.experiments.records import Epoch, Evaluation, Run
 from flossing.experiments.rivals import CONTESTS
-from flossing.report.horizon import horizon_table, rivals_table
+from flossing.report.horizon import cost, horizon_table, rivals_table
 
 
 def run_of(configuration: Configuration, final: float, *, epochs=10, seconds=10.0, flossing=0.0):
@@ -235,3 +236,13 @@ def test_digits_are_drawn_against_their_hold():
     assert [round(each) for each in noise.get_xticks()] == [0, 60, 200]
     assert noise.get_xlabel() == "hold (steps)"
     assert noise.get_ylim()[0] < 0.1
+
+
+def test_a_cost_does_not_depend_on_how_fast_the_machine_was():
+    arms = XOR.configurations(seeds=3)
+    without = Arm(tuple(run_of(each, 0.5, seconds=10.0) for each in arms["without"]))
+    # Four times slower, and done after half of the steps.
+    flossed = Arm(
+        tuple(run_of(each, 0.9, epochs=5, seconds=20.0, flossing=4.0) for each in arms["default"])
+    )
+    assert cost(flossed, without) == pytest.approx(0.6)

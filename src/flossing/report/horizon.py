@@ -35,8 +35,8 @@ def horizon_table(rows: Sequence[Row], runs: Mapping[str, AnyRun], *, seeds: int
     return Table(
         "Solved: at least 95 % on fresh data after training, of so many seeds; in brackets the "
         "median of the accuracies. Digits: median accuracy on the test part. Adding: median of "
-        "the mean squared errors. Cost: median of the seconds of flossing and training in all, "
-        "over those without flossing.",
+        "the mean squared errors. Cost: seconds of flossing and training over those of as many "
+        "steps of training as there are without flossing, timed in the same run; median.",
         ("task", *ARMS, *(f"cost, {name}" for name in ARMS if name != "without")),
         tuple(lines),
     )
@@ -116,11 +116,18 @@ def ablation_table(
 def cost(arm: Arm, without: Arm) -> float:
     """Return the seconds of flossing and training over those of training without flossing.
 
+    A step of training is the same with flossing and without, so it is timed within the flossed run
+    itself: seconds of runs that shared a machine with other work differently do not compare.
+
     Args:
         arm: what was flossed.
-        without: what was not.
+        without: what was not; only how many steps it took counts.
     """
-    return arm.seconds / without.seconds
+    steps = median(condensed(each).epochs for each in without.runs)
+    return median(
+        (each.flossing_seconds + each.training_seconds) / (_seconds_a_step(each) * steps)
+        for each in arm.runs
+    )
 
 
 def outcome(arm: Arm | None) -> str:
@@ -162,6 +169,10 @@ def _standing(arm: Arm, allowed: float) -> tuple[str, ...]:
         equal,
         f"{median(map(_seconds_an_epoch, arm.runs)):.3f}",
     )
+
+
+def _seconds_a_step(run: AnyRun) -> float:
+    return run.training_seconds / max(1, condensed(run).epochs)
 
 
 def _seconds(run: AnyRun) -> float:

@@ -50,6 +50,10 @@ class Flosser:
     is learned within a few hundred steps needs little flossing during training, or none:
     `times=0, drift=None`.
 
+    Exponents are those of the inputs that `batches` hands out, so let these be what the memory has
+    to last through: where inputs change their statistics along a sequence, as in a hold, pieces
+    from anywhere in it, with the state that the network has there as `state`.
+
     Args:
         system: see `lyapunov_spectrum`.
         k: how many exponents, from the largest; `None` for all.

@@ -7,6 +7,7 @@ from typing import Any
 from flossing.experiments.configuration import Configuration, Flossing
 from flossing.experiments.horizon import ROWS, Row
 from flossing.experiments.schedules import DEFAULT, default, published
+from flossing.tasks import Digits
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,30 @@ def ablation(*, seeds: int) -> dict[str, list[Configuration]]:
         name: [replace(plain, flossing=flossing, seed=seed) for seed in range(seeds)]
         for name, flossing in flossings.items()
     }
+
+
+PLACES = {"anywhere in the sequences": True, "at their beginning": False}
+"""Where sequences are flossed whose inputs change their statistics."""
+
+HELD_ROWS = tuple(row for row in ROWS if isinstance(row.task, Digits) and row.task.hold == 200)
+
+
+def places(*, seeds: int) -> dict[str, list[Configuration]]:
+    """Return the runs of digits held for long, flossed anywhere in the sequences and before a hold.
+
+    Args:
+        seeds: how many.
+
+    Example:
+        >>> len(places(seeds=3))
+        4
+    """
+    found: dict[str, list[Configuration]] = {}
+    for row in HELD_ROWS:
+        for name, anywhere in PLACES.items():
+            found[f"{row.name}: flossed {name}"] = [
+                replace(each, flossing=replace(each.flossing, anywhere=anywhere))
+                for each in row.configurations(seeds=seeds)["default"]
+                if each.flossing is not None
+            ]
+    return found

@@ -83,19 +83,21 @@ def rivals_table(contests: Sequence[Contest], runs: Mapping[str, AnyRun], *, see
 
 
 def ablation_table(
-    variants: Mapping[str, Sequence[Configuration]], runs: Mapping[str, AnyRun]
+    variants: Mapping[str, Sequence[Configuration]], runs: Mapping[str, AnyRun], *, about: str
 ) -> Table:
     """Return a line for every variant that was run.
 
     Args:
         variants: configurations that differ in the seed, by what the table calls them.
         runs: what was run, by the digest of its configuration; others are left out.
+        about: what the task is called.
     """
     arms = {name: arm_of(configurations, runs) for name, configurations in variants.items()}
     return Table(
-        "Solved: at least 95 % on fresh data after training; medians over seeds, where one that "
-        f"never gets there counts as infinite ({NEVER}); least: of the accuracies after training. "
-        "Seconds: of flossing and of training in all.",
+        f"{about[0].upper()}{about[1:]}. Solved: at least 95 % on fresh data after training; "
+        "medians over seeds, where one that never gets there counts as infinite "
+        f"({NEVER}); least: of the accuracies after training. Seconds: of flossing and of training "
+        "in all.",
         ("schedule", "solved", "epochs to 95 %", "accuracy", "least", "flossing", "training"),
         tuple(
             (

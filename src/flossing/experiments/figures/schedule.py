@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flossing.experiments.ablation import ROW, ablation
+from flossing.experiments.ablation import ROW, ablation, places
 from flossing.experiments.configuration import Configuration
 from flossing.experiments.figures.study import Results, SizeName, Study
 from flossing.report.horizon import ablation_table
@@ -28,25 +28,30 @@ def configurations(size: Size) -> list[Configuration]:
     """Return the runs of every variant.
 
     Example:
-        >>> len(configurations(SIZES["quick"])) == 17 * 3
+        >>> len(configurations(SIZES["quick"])) == (17 + 4) * 3
         True
     """
-    return [each for arm in ablation(seeds=size.seeds).values() for each in arm]
+    variants = ablation(seeds=size.seeds) | places(seeds=size.seeds)
+    return [each for arm in variants.values() for each in arm]
 
 
 def tables(results: Results) -> tuple[Table, ...]:
-    """Return a line a variant.
+    """Return a line a variant, on temporal XOR and on digits.
 
     Args:
         results: of any of them.
     """
     runs = {each.configuration.digest: each for each in results.runs}
-    return (ablation_table(ablation(seeds=max(each.seeds for each in SIZES.values())), runs),)
+    seeds = max(each.seeds for each in SIZES.values())
+    return (
+        ablation_table(ablation(seeds=seeds), runs, about=ROW.name),
+        ablation_table(places(seeds=seeds), runs, about="digits"),
+    )
 
 
 STUDY = Study(
     name="schedule",
-    title=f"What each part of the default schedule is good for: {ROW.name}",
+    title="What each part of the default schedule is good for",
     sizes=SIZES,
     configurations=configurations,
     tables=tables,

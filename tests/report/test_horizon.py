@@ -162,6 +162,13 @@ def test_rivals_at_the_flossed_wall_clock():
     assert slow["seconds to 95 %"] == "40"
 
 
+def test_without_flossing_there_is_no_equal_wall_clock():
+    runs = [run_of(each, 0.9) for each in CONTESTS[0].configurations(seeds=2)["chrono LSTM"]]
+    (line,) = cells(rivals_table([CONTESTS[0]], {r.configuration.digest: r for r in runs}, seeds=2))
+    assert line["at equal wall-clock"] == "–"
+    assert line["at the end"] == "90.0 %"
+
+
 @pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: contest.name)
 def test_rivals_differ(contest):
     digests = {each.digest for each in contest.rivals().values()}

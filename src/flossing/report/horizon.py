@@ -1,6 +1,5 @@
 """Tables of the two studies: how far flossing carries, and how it does beside its rivals."""
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -57,7 +56,7 @@ def rivals_table(contests: Sequence[Contest], runs: Mapping[str, AnyRun], *, see
             for name, configurations in contest.configurations(seeds=seeds).items()
         }
         flossed = arms[FLOSSING]
-        allowed = flossed.seconds if flossed else math.nan
+        allowed = flossed.seconds if flossed else None
         lines += [
             (contest.name, name, *_standing(arm, allowed))
             for name, arm in arms.items()
@@ -156,13 +155,15 @@ def _cost(arm: Arm | None, without: Arm | None) -> str:
     return NEVER if arm is None or without is None else f"{cost(arm, without):.2f}"
 
 
-def _standing(arm: Arm, allowed: float) -> tuple[str, ...]:
-    accuracy, loss = at_equal_seconds(arm.runs, allowed)
+def _standing(arm: Arm, allowed: float | None) -> tuple[str, ...]:
     if arm.regression:
-        last, equal, solved = number_in_words(arm.median_loss), number_in_words(loss), NEVER
+        last, solved = number_in_words(arm.median_loss), NEVER
     else:
         last, solved = f"{100 * arm.median_accuracy:.1f} %", _solved(arm)
-        equal = NEVER if accuracy is None else f"{100 * accuracy:.1f} %"
+    equal = NEVER
+    if allowed is not None:
+        accuracy, loss = at_equal_seconds(arm.runs, allowed)
+        equal = number_in_words(loss) if accuracy is None else f"{100 * accuracy:.1f} %"
     return (
         solved,
         or_never(arm.median_epochs, "{:.0f}"),

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 CAPTION = (
     "What networks have reached after the seconds that the flossed ones took in all (filled: the "
     "median over networks, and a point for each), and after all epochs (hollow). The lines are at "
-    "what flossing has reached. Gradients are clipped for all; Ω and the others are as their "
-    "authors have them, and none of them, flossing included, was tuned to these tasks."
+    "what flossing has reached. Gradients are clipped for all. The default schedule of flossing "
+    "was chosen on temporal XOR over 70 steps; nothing of the others was tuned."
 )
 COLUMNS = 3
 EQUAL = 0.01

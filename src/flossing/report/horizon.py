@@ -125,10 +125,7 @@ def cost(arm: Arm, without: Arm) -> float:
         without: what was not; only how many steps it took counts.
     """
     steps = median(condensed(each).epochs for each in without.runs)
-    return median(
-        (each.flossing_seconds + each.training_seconds) / (_seconds_a_step(each) * steps)
-        for each in arm.runs
-    )
+    return median(_seconds(each) / (_seconds_a_step(each) * steps) for each in arm.runs)
 
 
 def outcome(arm: Arm | None) -> str:

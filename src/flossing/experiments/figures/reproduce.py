@@ -78,13 +78,11 @@ def reproduce(
     settings = study.settings(study.sizes[size])
     store = Store(folder.runs)
     recorded = recorded_runs(folder.records)
-    # Runs that are there whole are read: seconds are compared among those of one machine.
+    finished = {each.digest for each in configurations if store.finished(each) is not None}
+    # Whole runs go before recorded ones: seconds are compared among those of one machine.
     wanted = [
-        each
-        for each in configurations
-        if each.digest not in recorded or store.finished(each) is not None
+        each for each in configurations if each.digest in finished or each.digest not in recorded
     ]
-    there = sum(store.finished(each) is not None for each in wanted)
     kept = set(folder.measurements.glob("*.json"))
     start = time.perf_counter()
     ran = run_all(wanted, folder.runs) if wanted else []
@@ -99,7 +97,7 @@ def reproduce(
         size=size,
         results=Results(runs=tuple(runs), measurements=tuple(measurements)),
         planned=planned,
-        done=len(ran) - there + measured,
+        done=len(ran) - len(finished) + measured,
         wall_clock_seconds=time.perf_counter() - start,
     )
     write_record(folder.records / f"{study.name}{SUFFIX}", record)

@@ -82,6 +82,41 @@ def test_gain_scales_stock_recurrent_weights_alone():
     assert all(torch.equal(scaled[key], plain[key]) for key in plain)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cell": "tanh"},
+        {"cell": "tanh", "form": "rate"},
+        {"cell": "relu", "initialisation": "identity"},
+        {"cell": "leaky", "leak": 0.5},
+        {"cell": "modrelu", "initialisation": "orthogonal"},
+        {"cell": "lstm", "initialisation": "chrono"},
+        {"cell": "gru", "initialisation": "stock"},
+        {"cell": "lem", "initialisation": "stock"},
+    ],
+    ids=str,
+)
+def test_input_gain_scales_input_weights_alone(options):
+    plain, scaled = (
+        weights(made(Architecture(size=20, input_gain=gain, **options))) for gain in (1.0, 0.25)
+    )
+    assert torch.equal(scaled.pop("weight_ih"), 0.25 * plain.pop("weight_ih"))
+    assert all(torch.equal(scaled[key], plain[key]) for key in plain)
+
+
+@pytest.mark.parametrize("cell", ["tanh", "relu", "leaky"])
+@pytest.mark.parametrize("form", ["state", "rate"])
+def test_biases_have_the_scale_that_is_asked_for(cell, form):
+    if form == "rate" and cell != "tanh":
+        pytest.skip("only a tanh network has a rate form")
+    network = made(Architecture(cell=cell, size=2000, form=form, bias_scale=0.5))
+    drawn = weights(network)
+    bias = drawn["bias" if cell == "leaky" else "bias_ih"]
+    assert bias.std().item() == pytest.approx(0.5, rel=0.1)
+    assert bias.mean().item() == pytest.approx(0, abs=0.06)
+    assert "bias_hh" not in drawn or not drawn["bias_hh"].any()
+
+
 @pytest.mark.parametrize("cell", GATED)
 def test_other_weights_of_gated_cells_are_stock(cell):
     drawn = weights(made(Architecture(cell=cell, size=N)))

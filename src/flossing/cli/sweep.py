@@ -33,12 +33,13 @@ a file, whose lists are crossed:
   [flossing]                     # replaces values of the schedule
   k = [16, 75]
 
-keys of [architecture]: cell, size, initialisation, gain, form, orthogonal, leak,
-longest_memory; of [training]: epochs, batch_size, learning_rate, cooldown,
-max_gradient_norm, norm_penalty, patience; of [flossing]: k, time_steps,
-sequences, state_transient, frame_transient, before, every, steps, times, lr,
-training_lr, tolerance, drift, max_gradient_norm; at the top also
-evaluation_batch_size, final_batch_size, measured_exponents, gradients.
+keys of [architecture]: cell, size, initialisation, gain, input_gain, bias_scale,
+form, orthogonal, leak, longest_memory; of [training]: epochs, batch_size,
+learning_rate, cooldown, max_gradient_norm, norm_penalty, patience; of
+[flossing]: k, time_steps, sequences, state_transient, frame_transient,
+anywhere, before, every, steps, times, lr, training_lr, tolerance, drift,
+max_gradient_norm; at the top also evaluation_batch_size, final_batch_size,
+measured_exponents, gradients.
 
 examples:
   flossing sweep grid.toml --output runs

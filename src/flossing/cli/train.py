@@ -66,6 +66,14 @@ def _add_architecture_options(group: "Group") -> None:
         "of the recurrent weights: gaussian, orthogonal, identity, stock or chrono",
     )
     _setting(group, Architecture, "gain", "scale of the recurrent weights", positive_number)
+    _setting(group, Architecture, "input_gain", "scale of the input weights", positive_number)
+    _setting(
+        group,
+        Architecture,
+        "bias_scale",
+        "standard deviation of the biases of tanh, relu and leaky networks",
+        positive_number,
+    )
     _setting(group, Architecture, "form", "what is read out: state, or rate as published")
     _setting(group, Architecture, "orthogonal", "keep the recurrent weights orthogonal")
     _setting(group, Architecture, "leak", "of the leaky cell, up to 1", positive_number)

@@ -52,6 +52,11 @@ class Architecture:
             of up to `longest_memory` steps (LSTM only). The other weights follow; see
             `flossing.experiments.initialisation`.
         gain: scale of the recurrent weights.
+        input_gain: scale of the input weights. Small, the units stay where they are linear: the
+            state keeps inputs that lie further back, and mixes them less.
+        bias_scale: biases of tanh, relu and leaky networks are normal with this standard deviation:
+            where units are nearly linear, only these bend products of inputs into the state, for
+            tanh itself is odd. `None` for biases as in `flossing.experiments.initialisation`.
         form: "state" reads out h; "rate" reads out the potential x of h = tanh(x), and trains its
             initial value, as in the released code of Engelken (NeurIPS 2023).
         orthogonal: keep the recurrent weights orthogonal throughout, by
@@ -67,6 +72,8 @@ class Architecture:
     size: int = 80
     initialisation: Initialisation = "gaussian"
     gain: float = 1.0
+    input_gain: float = field(default=1.0, metadata=LEFT_OUT)
+    bias_scale: float | None = field(default=None, metadata=LEFT_OUT)
     form: Form = "state"
     orthogonal: bool = False
     leak: float = 1.0
@@ -79,6 +86,7 @@ class Architecture:
         require_choice("form", self.form, get_args(Form))
         require_integer("longest_memory", self.longest_memory, at_least=2)
         require_positive("gain", self.gain)
+        require_positive("input_gain", self.input_gain)
         require_positive("leak", self.leak, at_most=1.0)
         self._require_a_cell_that_fits()
         self._require_an_initialisation_that_fits()
@@ -99,6 +107,15 @@ class Architecture:
                 f"orthogonal is set and cell is {self.cell!r}; only a cell with one square "
                 "recurrent matrix can keep it orthogonal: tanh, relu, leaky or modrelu"
             )
+
+        if self.bias_scale is not None:
+            require_positive("bias_scale", self.bias_scale)
+            if self.cell not in ("tanh", "relu", "leaky") or self.initialisation == "stock":
+                raise InvalidOptionError(
+                    f"bias_scale is {self.bias_scale}, cell is {self.cell!r} and initialisation is "
+                    f"{self.initialisation!r}, which says what its biases are: leave bias_scale "
+                    "out, or use cell='tanh', 'relu' or 'leaky' that is not 'stock'"
+                )
 
     def _require_an_initialisation_that_fits(self) -> None:
         if self.initialisation == "chrono" and self.cell != "lstm":

@@ -1,11 +1,12 @@
 """What the weights of the experiments' networks are before training.
 
 The recurrent weights, per gate: "gaussian", "orthogonal", "identity", or as the module draws them.
-The others are what the field combines them with:
+The others are what the field combines them with, input weights times `input_gain`:
 
-- tanh, relu and leaky: standard normal input weights and biases of zero, as in Engelken (NeurIPS
-  2023, arXiv 2312.17306), for "gaussian" and "orthogonal" alike; with "identity", input weights of
-  standard deviation 0.001, after Le, Jaitly & Hinton (2015, arXiv 1504.00941);
+- tanh, relu and leaky: standard normal input weights and biases of zero, or as `bias_scale` says;
+  for "gaussian" and "orthogonal" alike, as in Engelken (NeurIPS 2023, arXiv 2312.17306); with
+  "identity", input weights of standard deviation 0.001, after Le, Jaitly & Hinton (2015, arXiv
+  1504.00941);
 - modrelu: input weights uniform after Glorot & Bengio (2010), biases uniform within ±0.01, as
   Arjovsky, Shah & Bengio (arXiv 1511.06464) and Helfrich, Willmott & Ye (arXiv 1707.09520) do;
 - gru, lstm and lem, and everything that is "stock": uniform within ±1/√N, PyTorch's own and that
@@ -49,6 +50,7 @@ def initialise(
             _draw_others(weights, architecture, generator)
         if architecture.initialisation == "chrono":
             _set_time_constants(weights, architecture, generator)
+        weights["weight_ih"].mul_(architecture.input_gain)
 
 
 def _draw_stock(weights: dict[str, nn.Parameter], size: int, generator: torch.Generator) -> None:
@@ -90,6 +92,8 @@ def _draw_others(
     for name in ("bias", "bias_ih", "bias_hh"):
         if name in weights:
             weights[name].zero_()
+            if architecture.bias_scale is not None and name != "bias_hh":
+                weights[name].normal_(0, architecture.bias_scale, generator=generator)
     if "bias_hh" in weights:
         weights["bias_hh"].requires_grad_(False)
 

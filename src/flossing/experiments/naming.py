@@ -1,10 +1,10 @@
 """Configurations in words: what they are, and in what they differ."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from flossing.experiments.configuration import Configuration, Flossing
+from flossing.experiments.configuration import Architecture, Configuration, Flossing, Training
 from flossing.experiments.schedules import SCHEDULES, scheduled
 
 
@@ -88,15 +88,11 @@ def flossing_in_words(configuration: Configuration) -> str:
 
 
 def _flat(configuration: Configuration) -> dict[str, str]:
-    document = configuration.document()
-    parts: list[Mapping[str, Any]] = [document.pop("architecture"), document.pop("training")]
+    top = _values(configuration)
     for name in ("task", "flossing", "seed"):
-        document.pop(name)
-    others = {
-        name.replace("_", " "): str(value)
-        for part in (*parts, document)
-        for name, value in part.items()
-    }
+        top.pop(name)
+    parts = (_values(top.pop("architecture")), _values(top.pop("training")), top)
+    others = {name.replace("_", " "): str(value) for part in parts for name, value in part.items()}
     return {
         "task": task_in_words(configuration),
         **others,
@@ -105,5 +101,9 @@ def _flat(configuration: Configuration) -> dict[str, str]:
 
 
 def _flossing_settings(flossing: Flossing) -> dict[str, Any]:
-    own = {each.name: getattr(flossing, each.name) for each in fields(flossing)}
+    own = _values(flossing)
     return own | dict(own.pop("schedule"))
+
+
+def _values(part: Architecture | Training | Flossing | Configuration) -> dict[str, Any]:
+    return {each.name: getattr(part, each.name) for each in fields(part)}

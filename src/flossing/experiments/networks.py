@@ -187,8 +187,8 @@ def make_network(
 
     How its recurrent part is initialised, `flossing.experiments.initialisation` says. In the state
     form readout weights are uniform within ±1/√N, as in `nn.Linear`. In the rate form they are
-    standard normal, the biases b uniform on [0, 0.1), and the initial x has relaxed for 100 steps
-    without input. The readout's biases start at zero.
+    standard normal, the biases b uniform on [0, 0.1) unless `bias_scale` says otherwise, and the
+    initial x has relaxed for 100 steps without input. The readout's biases start at zero.
 
     Args:
         architecture: what network.
@@ -217,7 +217,7 @@ def make_network(
     with torch.no_grad():
         readout.bias.zero_()
         if architecture.form == "rate":
-            potential = _initialise_rates(recurrence, readout, generator)
+            potential = _initialise_rates(recurrence, readout, architecture, generator)
             network = RateNetwork(recurrence, readout, potential)
         else:
             bound = 1 / math.sqrt(architecture.size)
@@ -249,12 +249,17 @@ def _recurrence(architecture: Architecture, input_size: int) -> Recurrence:
 
 
 def _initialise_rates(
-    recurrence: Recurrence, readout: nn.Linear, generator: torch.Generator
+    recurrence: Recurrence,
+    readout: nn.Linear,
+    architecture: Architecture,
+    generator: torch.Generator,
 ) -> Float[Tensor, " N"]:
     """Draw what the rate form has of its own, and return the initial potential."""
     weights = dict(recurrence.named_parameters())
     suffix = "_l0" if isinstance(recurrence, nn.RNNBase) else ""
-    bias = weights["bias_ih" + suffix].uniform_(0, LARGEST_BIAS, generator=generator)
+    bias = weights["bias_ih" + suffix]
+    if architecture.bias_scale is None:
+        bias.uniform_(0, LARGEST_BIAS, generator=generator)
     readout.weight.normal_(generator=generator)
     potential = torch.randn(len(bias), generator=generator)
     for _ in range(RELAXATION_STEPS):

@@ -27,12 +27,6 @@ curve and environment; so are the figures and this page.
 Delays d are always the largest lag. A network has solved a task if its accuracy after training, on
 data that is not trained on, is at least 95 %."""
 
-SIZES = {
-    "quick": "quick (fewer networks, delays and epochs; sequences of three delays, at least 60 "
-    "steps)",
-    "full": "full (the paper's own: 10 networks, 10,000 epochs, sequences of 300 steps)",
-}
-
 
 def picture(study: Study) -> str:
     """Return the name of the file of a study's figure.
@@ -111,13 +105,13 @@ def _blocks(study: Study, record: Record, found: Sequence[Finding]) -> Iterator[
     if found:
         yield "**Here.**"
         yield "\n".join(f"- *{VERDICTS[each.agrees]}*: {each.claim} {each.found}" for each in found)
-    yield f"**How.** {_how(record)}"
+    yield f"**How.** {_how(study, record)}"
     for table in study.tables(record.results):
         yield table.caption
         yield markdown_table(table)
 
 
-def _how(record: Record) -> str:
+def _how(study: Study, record: Record) -> str:
     results = record.results
     seeds = {run.configuration.seed for run in results.runs}
     seeds |= {int(each.setting["seed"]) for each in results.measurements if "seed" in each.setting}
@@ -137,7 +131,7 @@ def _how(record: Record) -> str:
     left = f" Of this size {missing} of {record.planned} are not finished." if missing else ""
     there = f", in which it did {record.done} of these; the others were there already"
     return (
-        f"Size: {SIZES[record.size]}. {' and '.join(done)}, seeds "
+        f"Size: {record.size} ({study.extents[record.size]}). {' and '.join(done)}, seeds "
         f"{', '.join(map(str, sorted(seeds)))}; {_seconds(record):.0f} s of flossing, training and "
         f"measuring, summed over all. The last command took {record.wall_clock_seconds:.0f} s"
         f"{there if record.done < count else ''}.{left}"

@@ -229,6 +229,7 @@ STUDY = Study(
     title="How far each schedule carries",
     caption=CAPTION,
     sizes={"quick": QUICK, "full": Size()},
+    extents={"quick": "tasks that take minutes rather than hours", "full": "all tasks"},
     configurations=configurations,
     draw=draw,
     tables=tables,

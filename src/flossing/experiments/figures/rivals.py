@@ -191,6 +191,7 @@ STUDY = Study(
     title="Flossing beside its rivals",
     caption=CAPTION,
     sizes={"quick": Size(contests=CONTESTS[:2]), "full": Size()},
+    extents={"quick": "temporal XOR and delayed copy", "full": "all tasks"},
     configurations=configurations,
     draw=draw,
     tables=tables,

@@ -53,6 +53,7 @@ STUDY = Study(
     name="schedule",
     title="What each part of the default schedule is good for",
     sizes=SIZES,
+    extents={name: f"{size.seeds} networks each" for name, size in SIZES.items()},
     configurations=configurations,
     tables=tables,
     in_parts=True,

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 SizeName: TypeAlias = Literal["quick", "full"]
 
+EXTENTS: Mapping[SizeName, str] = {
+    "quick": "fewer networks, delays and epochs; sequences of three delays, at least 60 steps",
+    "full": "the paper's own: 10 networks, 10,000 epochs, sequences of 300 steps",
+}
+"""What the sizes of a figure of the paper are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
@@ -94,6 +100,7 @@ class Study:
         statement: what the paper states; empty for a study that the paper has not.
         caption: how the figure is read.
         sizes: what `configurations` and `settings` take, by name.
+        extents: what a size is, in words.
         configurations: the runs of a size.
         settings: frozen dataclasses, each of which `measure` takes.
         measure: returns numbers, ready for JSON; a function of a module, for other processes.
@@ -108,6 +115,7 @@ class Study:
     statement: str = ""
     caption: str = ""
     sizes: Mapping[SizeName, Any]
+    extents: Mapping[SizeName, str] = field(default_factory=lambda: EXTENTS)
     configurations: Callable[[Any], list[Configuration]] = _no_configurations
     settings: Callable[[Any], list[Any]] = _no_settings
     measure: Callable[[Any], dict[str, Any]] = _no_measure

@@ -1,11 +1,12 @@
-"""What each part of the default schedule is good for: the schedule with one part changed."""
+"""What each part of the default schedule is good for: with one changed, or another network."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flossing.experiments.configuration import Configuration, Flossing
-from flossing.experiments.horizon import ROWS, Row
+from flossing.experiments.horizon import BENT, QUIET, ROWS, Row
 from flossing.experiments.schedules import DEFAULT, default, published
 from flossing.tasks import Digits
 
@@ -79,6 +80,37 @@ def ablation(*, seeds: int) -> dict[str, list[Configuration]]:
     }
 
 
+NETWORKS: Mapping[str, Mapping[str, float]] = {
+    "as published": {},
+    f"input weights {QUIET:g} of that": {"input_gain": QUIET},
+    f"biases of {BENT:g}": {"bias_scale": BENT},
+    f"input weights {QUIET:g} of that, biases of {BENT:g}": {
+        "input_gain": QUIET,
+        "bias_scale": BENT,
+    },
+}
+"""What the units of a network are driven with, before training."""
+
+
+def networks(*, seeds: int) -> dict[str, list[Configuration]]:
+    """Return the runs of the default schedule, of networks that differ in what drives their units.
+
+    Args:
+        seeds: how many.
+
+    Example:
+        >>> len(networks(seeds=3))
+        4
+    """
+    return {
+        name: [
+            replace(each, architecture=replace(each.architecture, **options))
+            for each in ablation(seeds=seeds)["default"]
+        ]
+        for name, options in NETWORKS.items()
+    }
+
+
 PLACES = {"anywhere in the sequences": True, "at their beginning": False}
 """Where sequences are flossed whose inputs change their statistics."""
 
@@ -93,14 +125,17 @@ def places(*, seeds: int) -> dict[str, list[Configuration]]:
 
     Example:
         >>> len(places(seeds=3))
-        4
+        8
     """
     found: dict[str, list[Configuration]] = {}
-    for row in HELD_ROWS:
-        for name, anywhere in PLACES.items():
-            found[f"{row.name}: flossed {name}"] = [
-                replace(each, flossing=replace(each.flossing, anywhere=anywhere))
-                for each in row.configurations(seeds=seeds)["default"]
-                if each.flossing is not None
-            ]
+    for row, gain, (name, anywhere) in itertools.product(HELD_ROWS, (1.0, QUIET), PLACES.items()):
+        found[f"{row.name}: input weights times {gain:g}, flossed {name}"] = [
+            replace(
+                each,
+                architecture=replace(each.architecture, input_gain=gain),
+                flossing=replace(each.flossing, anywhere=anywhere),
+            )
+            for each in row.configurations(seeds=seeds)["default"]
+            if each.flossing is not None
+        ]
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flossing.experiments.ablation import ROW, ablation, places
+from flossing.experiments.ablation import ROW, ablation, networks, places
 from flossing.experiments.configuration import Configuration
 from flossing.experiments.figures.study import Results, SizeName, Study
 from flossing.report.horizon import ablation_table
@@ -28,15 +28,17 @@ def configurations(size: Size) -> list[Configuration]:
     """Return the runs of every variant.
 
     Example:
-        >>> len(configurations(SIZES["quick"])) == (17 + 4) * 3
+        >>> len(configurations(SIZES["quick"])) == (17 + 3 + 8) * 3
         True
     """
-    variants = ablation(seeds=size.seeds) | places(seeds=size.seeds)
-    return [each for arm in variants.values() for each in arm]
+    groups = (ablation, networks, places)
+    variants = [arm for group in groups for arm in group(seeds=size.seeds).values()]
+    # The default schedule is in two of the tables.
+    return list({each.digest: each for arm in variants for each in arm}.values())
 
 
 def tables(results: Results) -> tuple[Table, ...]:
-    """Return a line a variant, on temporal XOR and on digits.
+    """Return a line a variant: schedules and networks on temporal XOR, and both on digits.
 
     Args:
         results: of any of them.
@@ -45,6 +47,7 @@ def tables(results: Results) -> tuple[Table, ...]:
     seeds = max(each.seeds for each in SIZES.values())
     return (
         ablation_table(ablation(seeds=seeds), runs, about=ROW.name),
+        ablation_table(networks(seeds=seeds), runs, about=f"{ROW.name}, the default schedule"),
         ablation_table(places(seeds=seeds), runs, about="digits"),
     )
 

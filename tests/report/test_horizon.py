@@ -11,7 +11,7 @@ from flossing.experiments.horizon import ARMS, AT_ONCE, ROWS
 from flossing.experiments.outcomes import Arm
 from flossing.experiments.records import Epoch, Evaluation, Run
 from flossing.experiments.rivals import CONTESTS
-from flossing.report.horizon import cost, horizon_table, rivals_table
+from flossing.report.horizon import ablation_table, cost, horizon_table, rivals_table
 
 
 def run_of(configuration: Configuration, final: float, *, epochs=10, seconds=10.0, flossing=0.0):
@@ -147,7 +147,7 @@ def test_without_something_to_compare_with_nothing_is_decided():
 def test_rivals_at_the_flossed_wall_clock():
     contest = CONTESTS[0]
     arms = contest.configurations(seeds=2)
-    assert len(arms) == 9
+    assert len(arms) == 10
     runs = [run_of(each, 1.0, seconds=6.0, flossing=2.0) for each in arms["flossing"]]
     runs += [run_of(each, 1.0, seconds=40.0) for each in arms["chrono LSTM"]]
     table = cells(rivals_table([contest], {r.configuration.digest: r for r in runs}, seeds=2))
@@ -172,7 +172,7 @@ def test_without_flossing_there_is_no_equal_wall_clock():
 @pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: contest.name)
 def test_rivals_differ(contest):
     digests = {each.digest for each in contest.rivals().values()}
-    assert len(digests) == 9
+    assert len(digests) == 10
 
 
 def contested(contest, ends):
@@ -202,6 +202,13 @@ def test_a_contest_is_judged_at_equal_wall_clock(index, ends, agrees):
     assert "of the others the best is chrono LSTM with" in found.found
 
 
+def test_flossing_is_not_judged_by_itself():
+    ends = {"flossing": 0.6, "flossing, small input weights": 0.99}
+    (found,) = rivals.findings(contested(CONTESTS[0], ends))
+    assert found.agrees
+    assert "With small input weights flossing has 99.0 %" in found.found
+
+
 def test_a_contest_that_lacks_a_rival_is_undecided():
     results = contested(CONTESTS[0], {})
     (found,) = rivals.findings(Results(runs=results.runs[:-1]))
@@ -227,10 +234,11 @@ def test_rivals_are_drawn():
     ]
     figure = rivals.draw(Results(runs=tuple(runs)))
     copy, adding = figure.axes
-    assert [each.get_text() for each in copy.get_yticklabels()][-2:] == ["flossing", "clipping"]
+    names = [each.get_text() for each in copy.get_yticklabels()]
+    assert names[-3:] == ["flossing, small input weights", "flossing", "clipping"]
     assert adding.get_xscale() == "log"
-    # Points, the end and the median for each of nine, and flossing's own line.
-    assert len(copy.lines) == 3 * 9 + 1
+    # Points, the end and the median for each of ten, and flossing's own line.
+    assert len(copy.lines) == 3 * 10 + 1
 
 
 def test_digits_are_drawn_against_their_hold():
@@ -243,6 +251,23 @@ def test_digits_are_drawn_against_their_hold():
     assert [round(each) for each in noise.get_xticks()] == [0, 60, 200]
     assert noise.get_xlabel() == "hold (steps)"
     assert noise.get_ylim()[0] < 0.1
+
+
+def test_what_was_tried_is_told_by_errors_where_there_is_no_accuracy():
+    arms = {
+        "adding": ADDING.configurations(seeds=3)["default"],
+        "xor": XOR.configurations(seeds=3)["default"],
+    }
+    finals = {"adding": (0.1, 0.3, 0.2), "xor": (0.96, 0.5, 0.97)}
+    runs = [
+        run_of(each, final)
+        for name, arm in arms.items()
+        for each, final in zip(arm, finals[name], strict=True)
+    ]
+    found = {r.configuration.digest: r for r in runs}
+    adding, xor = cells(ablation_table(arms, found, about="both"))
+    assert [adding[name] for name in ("solved", "median", "worst")] == ["–", "0.2", "0.3"]
+    assert [xor[name] for name in ("solved", "median", "worst")] == ["2/3", "96.0 %", "50.0 %"]
 
 
 def test_a_cost_does_not_depend_on_how_fast_the_machine_was():

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flossing.experiments.configuration import Configuration, Flossing
-from flossing.experiments.horizon import BENT, QUIET, ROWS, Row
-from flossing.experiments.schedules import DEFAULT, default, published
-from flossing.tasks import Digits
+from flossing.experiments.configuration import Architecture, Configuration, Flossing
+from flossing.experiments.horizon import ADDING, BENT, QUIET, ROWS, Row
+from flossing.experiments.schedules import DEFAULT, default, published, scheduled
+from flossing.tasks import AddingProblem, Digits
 
 
 @dataclass(frozen=True)
@@ -139,3 +139,47 @@ def places(*, seeds: int) -> dict[str, list[Configuration]]:
             if each.flossing is not None
         ]
     return found
+
+
+FEW = 16
+"""Exponents: units whose own are not flossed can shut inputs out."""
+LISTENING = 100.0
+"""Times the input weights of a network that starts from the identity: a deviation of 0.1."""
+
+ADDERS: Mapping[str, tuple[Mapping[str, Any], int | None]] = {
+    "as are": ({}, None),
+    "small input weights": ({"input_gain": QUIET}, None),
+    "small input weights, biases": ({"input_gain": QUIET, "bias_scale": BENT}, None),
+    f"{FEW} exponents": ({}, FEW),
+    "from the identity": ({"initialisation": "identity", "input_gain": LISTENING}, None),
+}
+"""What was tried on the adding problem: of the network, and how many exponents are flossed."""
+
+
+def adders(*, seeds: int) -> dict[str, list[Configuration]]:
+    """Return the runs of what was tried on the adding problem, over 100 steps.
+
+    Args:
+        seeds: how many.
+
+    Example:
+        >>> len(adders(seeds=3))
+        7
+    """
+    plain = Configuration(
+        task=AddingProblem(steps=100), architecture=Architecture(size=128), training=ADDING
+    )
+    flossing = scheduled("default", plain)
+    identity = Architecture(cell="relu", size=128, initialisation="identity", input_gain=LISTENING)
+    found = {"tanh, without flossing": plain} | {
+        f"tanh, default, {name}": replace(
+            plain,
+            architecture=replace(plain.architecture, **options),
+            flossing=replace(flossing, k=k or flossing.k),
+        )
+        for name, (options, k) in ADDERS.items()
+    }
+    found["ReLU from the identity, without flossing"] = replace(plain, architecture=identity)
+    return {
+        name: [replace(each, seed=seed) for seed in range(seeds)] for name, each in found.items()
+    }

@@ -95,16 +95,15 @@ def ablation_table(
     return Table(
         f"{about[0].upper()}{about[1:]}. Solved: at least 95 % on fresh data after training; "
         "medians over seeds, where one that never gets there counts as infinite "
-        f"({NEVER}); least: of the accuracies after training. Seconds: of flossing and of training "
-        "in all.",
-        ("schedule", "solved", "epochs to 95 %", "accuracy", "least", "flossing", "training"),
+        f"({NEVER}); of accuracies, or mean squared errors, after training the median and the "
+        "worst. Seconds: of flossing and of training in all.",
+        ("what", "solved", "epochs to 95 %", "median", "worst", "flossing", "training"),
         tuple(
             (
                 name,
-                _solved(arm),
+                NEVER if arm.regression else _solved(arm),
                 or_never(arm.median_epochs, "{:.0f}"),
-                f"{100 * arm.median_accuracy:.1f} %",
-                f"{100 * min(each.final.accuracy or 0.0 for each in arm.runs):.1f} %",
+                *_median_and_worst(arm),
                 f"{arm.flossing_seconds:.0f}",
                 f"{arm.training_seconds:.0f}",
             )
@@ -150,6 +149,14 @@ def _solved(arm: Arm) -> str:
 
 def _cost(arm: Arm | None, without: Arm | None) -> str:
     return NEVER if arm is None or without is None else f"{cost(arm, without):.2f}"
+
+
+def _median_and_worst(arm: Arm) -> tuple[str, str]:
+    if arm.regression:
+        worst = max(each.final.loss for each in arm.runs)
+        return number_in_words(arm.median_loss), number_in_words(worst)
+    least = min(each.final.accuracy or 0.0 for each in arm.runs)
+    return f"{100 * arm.median_accuracy:.1f} %", f"{100 * least:.1f} %"
 
 
 def _standing(arm: Arm, allowed: float | None) -> tuple[str, ...]:

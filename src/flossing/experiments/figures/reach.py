@@ -18,7 +18,7 @@ from flossing.experiments.figures.drawing import (
 )
 from flossing.experiments.figures.study import Finding, Results, Study
 from flossing.experiments.figures.training import delay_of_task
-from flossing.experiments.horizon import ARMS, AT_ONCE, ROWS, SEEDS, Row
+from flossing.experiments.horizon import ARMS, AT_ONCE, BENT, QUIET, ROWS, SEEDS, Row
 from flossing.experiments.outcomes import SUCCESS, Arm, arm_of
 from flossing.plots import new_figure
 from flossing.report.horizon import cost, horizon_table, outcome
@@ -34,8 +34,10 @@ CAPTION = (
     "digit is held: medians over networks, and a point for each. Networks grow with the delay, see "
     "the table; sequences have three delays. Every arm of a task has the same training: at most "
     "3000 steps of Adam (digits 1200, 2400 after 200 steps, 3000 after 500), whose step size, "
-    "1e-3, is smaller where holds are long (digits: 3e-4 after noise, 2e-4 after 200 steps, 1e-4 "
-    "after 500; delays of 200: 3e-4; adding: 1e-4), and falls to zero over the last three tenths."
+    "1e-3, is smaller where holds are long (digits: 3e-4 after 60 steps of noise, 2e-4 after 200 "
+    "and 500; delays of 200: 3e-4; adding: 1e-4), and falls to zero over the last three tenths. "
+    f"Input weights are standard normal; digits and XOR over 200 steps: {QUIET:g} times that; "
+    f"for this XOR biases have a standard deviation of {BENT:g}."
 )
 DIGITS = "Digits"
 PANELS: Mapping[str, Callable[[Task], bool]] = {

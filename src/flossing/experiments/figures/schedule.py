@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flossing.experiments.ablation import ROW, ablation, networks, places
+from flossing.experiments.ablation import ROW, ablation, adders, networks, places
 from flossing.experiments.configuration import Configuration
 from flossing.experiments.figures.study import Results, SizeName, Study
 from flossing.report.horizon import ablation_table
@@ -28,17 +28,17 @@ def configurations(size: Size) -> list[Configuration]:
     """Return the runs of every variant.
 
     Example:
-        >>> len(configurations(SIZES["quick"])) == (17 + 3 + 8) * 3
+        >>> len(configurations(SIZES["quick"])) == (17 + 3 + 8 + 7) * 3
         True
     """
-    groups = (ablation, networks, places)
+    groups = (ablation, networks, places, adders)
     variants = [arm for group in groups for arm in group(seeds=size.seeds).values()]
     # The default schedule is in two of the tables.
     return list({each.digest: each for arm in variants for each in arm}.values())
 
 
 def tables(results: Results) -> tuple[Table, ...]:
-    """Return a line a variant: schedules and networks on temporal XOR, and both on digits.
+    """Return a line a variant: schedules and networks on temporal XOR, digits and adding.
 
     Args:
         results: of any of them.
@@ -49,6 +49,7 @@ def tables(results: Results) -> tuple[Table, ...]:
         ablation_table(ablation(seeds=seeds), runs, about=ROW.name),
         ablation_table(networks(seeds=seeds), runs, about=f"{ROW.name}, the default schedule"),
         ablation_table(places(seeds=seeds), runs, about="digits"),
+        ablation_table(adders(seeds=seeds), runs, about="adding problem over 100 steps, N=128"),
     )
 
 

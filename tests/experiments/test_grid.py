@@ -59,6 +59,14 @@ def test_a_whole_number_is_the_same_as_a_float():
     assert one.digest == other.digest
 
 
+def test_a_setting_without_a_default_value_is_read_as_what_it_is():
+    for scale in (0.5, 1):
+        (one,) = grid({"task": "digits", "architecture": {"bias_scale": scale}})
+        assert one.architecture.bias_scale == scale
+    with pytest.raises(InvalidOptionError, match="bias_scale is 'much' .str.; expected a number"):
+        grid({"task": "digits", "architecture": {"bias_scale": "much"}})
+
+
 def test_the_published_schedule_is_that_of_the_released_run():
     flossing = SCHEDULES["published"](80)
     assert (flossing.k, flossing.time_steps, flossing.sequences) == (75, 55, 1)

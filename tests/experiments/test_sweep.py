@@ -203,6 +203,26 @@ def test_a_damaged_or_renamed_file_is_set_aside_and_run_again(folder, marks, thr
     assert store.runs()[1] == []
 
 
+def test_runs_whose_architectures_tell_more_or_less_are_put_in_order(folder):
+    store = Store(folder)
+    plain = BASE.architecture
+    architectures = [
+        replace(plain, bias_scale=0.5),
+        replace(plain, size=16),
+        plain,
+        replace(plain, input_gain=0.3),
+        replace(plain, size=100),
+    ]
+    for each in architectures:
+        store.write(result(replace(BASE, architecture=each)))
+    runs, refused = store.runs()
+    found = [run.configuration.architecture for run in runs]
+    assert not refused
+    assert len(found) == 5
+    assert [each.size for each in found] == sorted(each.size for each in architectures)
+    assert found.index(plain) < found.index(architectures[0])
+
+
 def test_a_failure_names_its_run_and_loses_no_other(folder, marks, threads):
     fake = Fake(marks, fail=1)
     with pytest.raises(ZeroDivisionError, match="seed 1") as caught:

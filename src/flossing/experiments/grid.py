@@ -3,9 +3,10 @@
 import itertools
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import Field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from types import NoneType
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from flossing.errors import InvalidOptionError, UnreadableFileError
 from flossing.experiments.configuration import (
@@ -160,14 +161,17 @@ def _values(name: str, value: Any, read: Callable[[str, Any], Any]) -> list[Any]
 
 
 def _readers(kind: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Callable[[str, Any], Any]]:
-    return {
-        each.name: _reader(_type_of(each)) for each in fields(kind) if each.name not in leave_out
-    }
+    hints = get_type_hints(kind)
+    names = [each.name for each in fields(kind) if each.name not in leave_out]
+    return {name: _reader(_type_of(hints[name])) for name in names}
 
 
-def _type_of(each: "Field[Any]") -> type:
-    """The type of a field's values: that of its default, or a number, which `Flossing` asks for."""
-    return type(each.default) if isinstance(each.default, bool | int | float | str) else int
+def _type_of(hint: Any) -> type:
+    """The type of a field's values that can be told: without `None`, and text for a choice."""
+    if get_origin(hint) is Literal:
+        return str
+    (kind,) = (each for each in get_args(hint) or (hint,) if each is not NoneType)
+    return kind
 
 
 def _reader(kind: type) -> Callable[[str, Any], Any]:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -181,10 +181,12 @@ def interrupted_groups(store: Store, configurations: Sequence[Configuration]) ->
 
 
 def _order(run: Run) -> tuple[Any, ...]:
-    document = run.configuration.document()
-    task = tuple(document["task"].values())
-    architecture = tuple(document["architecture"].values())
-    return task, architecture, document["flossing"] is not None, document["seed"]
+    configuration = run.configuration
+    task = tuple(configuration.document()["task"].values())
+    # What is not set goes first: None does not compare with numbers.
+    values = astuple(configuration.architecture)
+    architecture = tuple((value is not None, 0 if value is None else value) for value in values)
+    return task, architecture, configuration.flossing is not None, configuration.seed
 
 
 def _members(path: Path) -> list[str]:

@@ -147,7 +147,7 @@ def test_without_something_to_compare_with_nothing_is_decided():
 def test_rivals_at_the_flossed_wall_clock():
     contest = CONTESTS[0]
     arms = contest.configurations(seeds=2)
-    assert len(arms) == 10
+    assert len(arms) == 9
     runs = [run_of(each, 1.0, seconds=6.0, flossing=2.0) for each in arms["flossing"]]
     runs += [run_of(each, 1.0, seconds=40.0) for each in arms["chrono LSTM"]]
     table = cells(rivals_table([contest], {r.configuration.digest: r for r in runs}, seeds=2))
@@ -172,7 +172,7 @@ def test_without_flossing_there_is_no_equal_wall_clock():
 @pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: contest.name)
 def test_rivals_differ(contest):
     digests = {each.digest for each in contest.rivals().values()}
-    assert len(digests) == 10
+    assert len(digests) == 9
 
 
 def contested(contest, ends):
@@ -202,13 +202,6 @@ def test_a_contest_is_judged_at_equal_wall_clock(index, ends, agrees):
     assert "of the others the best is chrono LSTM with" in found.found
 
 
-def test_flossing_is_not_judged_by_itself():
-    ends = {"flossing": 0.6, "flossing, small input weights": 0.99}
-    (found,) = rivals.findings(contested(CONTESTS[0], ends))
-    assert found.agrees
-    assert "With small input weights flossing has 99.0 %" in found.found
-
-
 def test_a_contest_that_lacks_a_rival_is_undecided():
     results = contested(CONTESTS[0], {})
     (found,) = rivals.findings(Results(runs=results.runs[:-1]))
@@ -234,11 +227,10 @@ def test_rivals_are_drawn():
     ]
     figure = rivals.draw(Results(runs=tuple(runs)))
     copy, adding = figure.axes
-    names = [each.get_text() for each in copy.get_yticklabels()]
-    assert names[-3:] == ["flossing, small input weights", "flossing", "clipping"]
+    assert [each.get_text() for each in copy.get_yticklabels()][-2:] == ["flossing", "clipping"]
     assert adding.get_xscale() == "log"
-    # Points, the end and the median for each of ten, and flossing's own line.
-    assert len(copy.lines) == 3 * 10 + 1
+    # Points, the end and the median for each of nine, and flossing's own line.
+    assert len(copy.lines) == 3 * 9 + 1
 
 
 def test_digits_are_drawn_against_their_hold():

@@ -7,8 +7,9 @@ from typing import Any
 
 from flossing.experiments.configuration import Architecture, Configuration, Flossing
 from flossing.experiments.horizon import ADDING, BENT, QUIET, ROWS, Row
+from flossing.experiments.rivals import CONTESTS, FLOSSING
 from flossing.experiments.schedules import DEFAULT, default, published, scheduled
-from flossing.tasks import AddingProblem, Digits
+from flossing.tasks import AddingProblem, CopyMemory, Digits
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ NETWORKS: Mapping[str, Mapping[str, float]] = {
 }
 """What the units of a network are driven with, before training."""
 
+COPIED = next(contest for contest in CONTESTS if isinstance(contest.task, CopyMemory))
+
 
 def networks(*, seeds: int) -> dict[str, list[Configuration]]:
     """Return the runs of the default schedule, of networks that differ in what drives their units.
@@ -100,13 +103,17 @@ def networks(*, seeds: int) -> dict[str, list[Configuration]]:
 
     Example:
         >>> len(networks(seeds=3))
-        4
+        8
     """
+    flossed = {
+        ROW.name: ablation(seeds=seeds)["default"],
+        COPIED.name: COPIED.configurations(seeds=seeds)[FLOSSING],
+    }
     return {
-        name: [
-            replace(each, architecture=replace(each.architecture, **options))
-            for each in ablation(seeds=seeds)["default"]
+        f"{task}, {name}": [
+            replace(each, architecture=replace(each.architecture, **options)) for each in arm
         ]
+        for task, arm in flossed.items()
         for name, options in NETWORKS.items()
     }
 

@@ -6,16 +6,13 @@ from statistics import median
 
 from flossing.experiments.condensed import AnyRun
 from flossing.experiments.configuration import Architecture, Configuration, Form, Training
-from flossing.experiments.horizon import ADDING, DELAYED, DIGITS, QUIET
+from flossing.experiments.horizon import ADDING, DELAYED, DIGITS
 from flossing.experiments.outcomes import last_within
 from flossing.experiments.schedules import scheduled
 from flossing.tasks import AddingProblem, CopyMemory, DelayedCopy, Digits, Task, TemporalXor
 
 FLOSSING = "flossing"
 """The one that the others are compared with."""
-
-QUIETLY = "flossing, small input weights"
-"""The same of a network that is driven into where its units bend less."""
 
 SEEDS = 5
 PENALTY = 1.0
@@ -56,12 +53,10 @@ class Contest:
         memory = Architecture(cell="lem", size=size, initialisation="stock")
         orthogonal = replace(vanilla, initialisation="orthogonal")
         common = Configuration(task=self.task, architecture=vanilla, training=self.training)
-        flossed = replace(common, flossing=scheduled("default", common))
         penalised = replace(self.training, norm_penalty=PENALTY)
         return {
             "clipping": common,
-            FLOSSING: flossed,
-            QUIETLY: replace(flossed, architecture=replace(vanilla, input_gain=QUIET)),
+            FLOSSING: replace(common, flossing=scheduled("default", common)),
             "orthogonal initialisation": replace(common, architecture=orthogonal),
             "orthogonal parametrisation": replace(
                 common, architecture=replace(orthogonal, orthogonal=True)

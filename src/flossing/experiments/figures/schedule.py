@@ -28,7 +28,7 @@ def configurations(size: Size) -> list[Configuration]:
     """Return the runs of every variant.
 
     Example:
-        >>> len(configurations(SIZES["quick"])) == (17 + 3 + 8 + 7) * 3
+        >>> len(configurations(SIZES["quick"])) == (17 + 3 + 4 + 8 + 7) * 3
         True
     """
     groups = (ablation, networks, places, adders)
@@ -38,7 +38,7 @@ def configurations(size: Size) -> list[Configuration]:
 
 
 def tables(results: Results) -> tuple[Table, ...]:
-    """Return a line a variant: schedules and networks on temporal XOR, digits and adding.
+    """Return a line a variant: schedules, networks, digits and adding.
 
     Args:
         results: of any of them.
@@ -47,7 +47,7 @@ def tables(results: Results) -> tuple[Table, ...]:
     seeds = max(each.seeds for each in SIZES.values())
     return (
         ablation_table(ablation(seeds=seeds), runs, about=ROW.name),
-        ablation_table(networks(seeds=seeds), runs, about=f"{ROW.name}, the default schedule"),
+        ablation_table(networks(seeds=seeds), runs, about="default schedule"),
         ablation_table(places(seeds=seeds), runs, about="digits"),
         ablation_table(adders(seeds=seeds), runs, about="adding problem over 100 steps, N=128"),
     )

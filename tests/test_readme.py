@@ -5,6 +5,7 @@ import statistics
 import tomllib
 from pathlib import Path
 
+from flossing.experiments.ablation import networks, places
 from flossing.experiments.figures import reach
 from flossing.experiments.figures.condition_number import ARMS
 from flossing.experiments.figures.page import PAGE, page, picture
@@ -94,6 +95,33 @@ def test_what_flossing_loses_and_gains_in_the_readme_is_recorded():
         f"On copy memory flossing loses: {100 * flossed.median_accuracy:.0f} % of the symbols "
         f"where modReLU has {100 * modrelu.median_accuracy:.1f} %" in caption
     )
+
+
+def test_what_small_input_weights_do_in_the_readme_is_recorded():
+    runs = recorded_runs(README.parent / "docs/reproduction/records")
+    caption = " ".join(TEXT.split())
+
+    def medians(arms):
+        found = {name: arm_of(arm, runs) for name, arm in arms.items()}
+        assert all(len(arm.runs) == 3 for arm in found.values() if arm)
+        return {name: f"{100 * arm.median_accuracy:.1f} %" for name, arm in found.items() if arm}
+
+    loud, loud_first, quiet, quiet_first = (
+        value for name, value in medians(places(seeds=3)).items() if "noise" in name
+    )
+    assert (
+        f"held through 200 steps of noise, digits come to {quiet} rather than {loud}, in the "
+        f"median of three networks, and to {quiet_first} rather than {loud_first} flossed at their "
+        "beginning only"
+    ) in caption
+    named = medians(networks(seeds=3))
+    xor = [value for name, value in named.items() if name.startswith("temporal XOR")]
+    copied = [value for name, value in named.items() if name.startswith("copy memory")]
+    assert (
+        f"XOR over 70 steps has {xor[1]} with small input weights alone and {xor[3]} with such "
+        "biases, too"
+    ) in caption
+    assert f"With input weights of 0.3 it has {copied[1]}" in caption
 
 
 def test_the_page_of_the_rerun_follows_from_its_records():

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+DELAY = "delay d (steps)"
+
 # Lines and markers differ too, for print in grey.
 STYLES: Mapping[str, dict[str, Any]] = {
     "none": {"color": VERMILLION, "linestyle": "--", "marker": "o"},
@@ -63,7 +65,7 @@ def draw_accuracy_by_delay(
         *zip(*points, strict=True), ".", color=color, alpha=0.5, markersize=5, markeredgewidth=0
     )
     finish_accuracy(axes, chance)
-    axes.set_xlabel("delay d (steps)")
+    axes.set_xlabel(DELAY)
 
 
 def finish_accuracy(axes: "Axes", chance: float = 0.5) -> None:
@@ -150,7 +152,7 @@ def draw_gradient_by_delay(
         **with_defaults(dict(style), markersize=5),
     )
     axes.set_yscale("log")
-    axes.set_xlabel("delay d (steps)")
+    axes.set_xlabel(DELAY)
     axes.set_ylabel(GRADIENT)
 
 

@@ -240,7 +240,11 @@ def test_a_killed_process_loses_nothing(folder, marks):
     runs = swept(seeds(4), folder, fake, never, workers=2)
     assert runs == [result(configuration) for configuration in seeds(4)]
     assert fake.marked("kill") == [1]
-    assert fake.endings() == dict.fromkeys(range(4), 1)
+    # The other process falls with the pool, perhaps between the end of a run and its file.
+    endings = fake.endings()
+    assert endings.keys() == set(range(4))
+    assert endings[1] == 1
+    assert endings.total() <= 4 + 1
     resumed = [begin for own, begin in fake.marked("begin") if own == [1]]
     assert sorted(resumed) == [0, EPOCHS // 2 + 1]
 

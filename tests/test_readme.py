@@ -5,7 +5,7 @@ import statistics
 import tomllib
 from pathlib import Path
 
-from flossing.experiments.ablation import networks, places
+from flossing.experiments.ablation import FEW, adders, networks, places
 from flossing.experiments.figures import reach
 from flossing.experiments.figures.condition_number import ARMS
 from flossing.experiments.figures.page import PAGE, page, picture
@@ -15,7 +15,7 @@ from flossing.experiments.grid import grid
 from flossing.experiments.outcomes import arm_of
 from flossing.experiments.rivals import CONTESTS, FLOSSING
 from flossing.report.markdown import markdown_table
-from flossing.wording import counted
+from flossing.wording import counted, number_in_words
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -117,11 +117,19 @@ def test_what_small_input_weights_do_in_the_readme_is_recorded():
     named = medians(networks(seeds=3))
     xor = [value for name, value in named.items() if name.startswith("temporal XOR")]
     copied = [value for name, value in named.items() if name.startswith("copy memory")]
-    assert (
-        f"XOR over 70 steps has {xor[1]} with small input weights alone and {xor[3]} with such "
-        "biases, too"
-    ) in caption
+    assert f"Over 70 steps XOR has {xor[1]} without them and {xor[3]} with them" in caption
     assert f"With input weights of 0.3 it has {copied[1]}" in caption
+
+
+def test_where_flossing_does_harm_in_the_readme_is_recorded():
+    runs = recorded_runs(README.parent / "docs/reproduction/records")
+    errors = [arm_of(arm, runs).median_loss for arm in adders(seeds=3).values()]
+    plain, *flossed, identity = (number_in_words(each, 2) for each in errors)
+    caption = " ".join(TEXT.split())
+    assert f"comes to a mean squared error of {plain}; flossed, it stays at {flossed[0]}" in caption
+    assert f"{FEW} exponents or weights that start from the identity" in caption
+    assert max(errors[1:-1]) - min(errors[1:-1]) < 0.01
+    assert f"adds up by itself, has {identity} without flossing" in caption
 
 
 def test_the_page_of_the_rerun_follows_from_its_records():

@@ -154,7 +154,7 @@ LISTENING = 100.0
 """Times the input weights of a network that starts from the identity: a deviation of 0.1."""
 
 ADDERS: Mapping[str, tuple[Mapping[str, Any], int | None]] = {
-    "as are": ({}, None),
+    "standard normal input weights": ({}, None),
     "small input weights": ({"input_gain": QUIET}, None),
     "small input weights, biases": ({"input_gain": QUIET, "bias_scale": BENT}, None),
     f"{FEW} exponents": ({}, FEW),

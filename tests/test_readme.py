@@ -119,6 +119,7 @@ def test_what_small_input_weights_do_in_the_readme_is_recorded():
     copied = [value for name, value in named.items() if name.startswith("copy memory")]
     assert f"Over 70 steps XOR has {xor[1]} without them and {xor[3]} with them" in caption
     assert f"With input weights of 0.3 it has {copied[1]}" in caption
+    assert f"XOR over 70 steps then has {xor[-1]} and copy memory {copied[-1]}." in caption
 
 
 def test_where_flossing_does_harm_in_the_readme_is_recorded():

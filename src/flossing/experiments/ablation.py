@@ -96,25 +96,32 @@ COPIED = next(contest for contest in CONTESTS if isinstance(contest.task, CopyMe
 
 
 def networks(*, seeds: int) -> dict[str, list[Configuration]]:
-    """Return the runs of the default schedule, of networks that differ in what drives their units.
+    """Return the runs of networks that differ in what drives their units, by the default schedule.
 
     Args:
         seeds: how many.
 
     Example:
         >>> len(networks(seeds=3))
-        8
+        10
     """
     flossed = {
         ROW.name: ablation(seeds=seeds)["default"],
         COPIED.name: COPIED.configurations(seeds=seeds)[FLOSSING],
     }
-    return {
+    found = {
         f"{task}, {name}": [
             replace(each, architecture=replace(each.architecture, **options)) for each in arm
         ]
         for task, arm in flossed.items()
         for name, options in NETWORKS.items()
+    }
+    quiet = f"input weights {QUIET:g} of that"
+    return found | {
+        f"{task}, {quiet}, without flossing": [
+            replace(each, flossing=None) for each in found[f"{task}, {quiet}"]
+        ]
+        for task in flossed
     }
 
 

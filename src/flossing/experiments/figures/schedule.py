@@ -28,7 +28,7 @@ def configurations(size: Size) -> list[Configuration]:
     """Return the runs of every variant.
 
     Example:
-        >>> len(configurations(SIZES["quick"])) == (17 + 3 + 4 + 8 + 7) * 3
+        >>> len(configurations(SIZES["quick"])) == (17 + 3 + 4 + 2 + 8 + 7) * 3
         True
     """
     groups = (ablation, networks, places, adders)

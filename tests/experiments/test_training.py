@@ -236,6 +236,26 @@ def test_strangers_do_not_run_together():
     assert not may_run_together(near, far)
 
 
+@pytest.mark.parametrize("anywhere", [False, True])
+@pytest.mark.filterwarnings("ignore::flossing.ExplodingGradientWarning")
+def test_a_network_that_is_driven_to_infinity_has_a_result(anywhere):
+    schedule = FLOSSING.schedule | {"before": 0, "every": 1}
+    diverging = replace(
+        XOR,
+        task=AddingProblem(steps=200),
+        architecture=Architecture(cell="relu", size=12, initialisation="identity"),
+        training=Training(epochs=4, learning_rate=1.0),
+        flossing=replace(FLOSSING, k=2, anywhere=anywhere, schedule=schedule),
+        evaluate_every=4,
+        measured_exponents=2,
+    )
+    calm = replace(diverging, seed=1)
+    record, _ = run_together([diverging, calm])
+    assert not math.isfinite(record.final.loss)
+    assert all(math.isnan(each) for each in record.final.exponents)
+    assert len(record.epochs) == 4
+
+
 def test_a_gradient_that_is_not_finite_becomes_zero_for_its_network_alone():
     gradients = [torch.tensor([[1.0, 2.0], [math.nan, 1.0], [30.0, 40.0]])]
     norms = clip(gradients, 5.0)

@@ -10,7 +10,7 @@ from flossing.experiments.cells import State
 from flossing.experiments.configuration import Flossing
 from flossing.experiments.networks import SequenceNetwork
 from flossing.recurrence import driven_map
-from flossing.trajectory import trajectory
+from flossing.trajectory import check_finite, trajectory
 
 
 class Drive:
@@ -81,7 +81,11 @@ def state_after(network: SequenceNetwork, inputs: Float[Tensor, "T B D"], state:
         network: any.
         inputs: what it is driven with.
         state: before the first step.
+
+    Raises:
+        NonFiniteError: the network diverges.
     """
     problem = driven_map(network.system, inputs, state, steps=None, layer=None, dtype=None)
     states = trajectory(problem, problem.state, 0, problem.steps, "detach")
+    check_finite(states, 0)
     return problem.recurrence.unpack(states[-1], batched=problem.batched)

@@ -1,8 +1,9 @@
 """One network's run, step by step: what `training` puts together."""
 
+import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from statistics import mean
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flossing.errors import NonFiniteError
 from flossing.experiments.cells import State
 from flossing.experiments.configuration import Configuration, Flossing
 from flossing.experiments.driving import Drive
@@ -125,14 +127,15 @@ class Member:
         if self._flosser is None or self._drive is None:
             return
         training = self.configuration.training
-        with self._flossing_clock():
+        # A network that training has driven to infinity has a result, too: losses of NaN.
+        with self._flossing_clock(), suppress(NonFiniteError):
             history = self._flosser.step(
                 epoch,
                 self._drive.batch,
                 learned=self._learned,
                 scale=training.step_size(epoch) / training.learning_rate,
             )
-        self._add_episode(epoch, history)
+            self._add_episode(epoch, history)
 
     def add_epoch(self, epoch: int, loss: float, gradient_norm: float) -> None:
         """Record a training step."""
@@ -206,18 +209,24 @@ class Member:
         )
 
     def _exponents(self, k: int) -> tuple[float, ...]:
-        """The largest over the length of the task's own sequences, from the initial state."""
+        """The largest over the length of the task's own sequences, from the initial state.
+
+        NaN where training has driven the network to infinity.
+        """
         if not k:
             return ()
         batch = self._sample(SPECTRUM_BATCH_SIZE, "spectrum")
-        with torch.no_grad():
-            spectrum = lyapunov_spectrum(
-                self.network.system,
-                batch.inputs,
-                self.network.initial_state(SPECTRUM_BATCH_SIZE),
-                k=k,
-                generator=self._generators["spectrum"],
-            )
+        try:
+            with torch.no_grad():
+                spectrum = lyapunov_spectrum(
+                    self.network.system,
+                    batch.inputs,
+                    self.network.initial_state(SPECTRUM_BATCH_SIZE),
+                    k=k,
+                    generator=self._generators["spectrum"],
+                )
+        except NonFiniteError:
+            return (math.nan,) * k
         return _numbers(spectrum.exponents.mean(dim=0))
 
     def _sample(self, batch_size: int, stream: str) -> Batch:

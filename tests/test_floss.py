@@ -150,6 +150,16 @@ class TestFloss:
         assert bool(history.skipped.all())
         assert all(map(torch.equal, before, rnn.parameters()))
 
+    def test_a_warning_comes_once_in_all_episodes(self):
+        rnn = network()
+        rnn.weight_hh_l0.register_hook(lambda gradient: gradient * torch.nan)
+        flosser = flossing.Flosser(rnn, k=3, before=2, every=1)
+        with pytest.warns(flossing.SkippedStepWarning):
+            flosser.before_training(batches())
+        # A second one would be an error.
+        for epoch in (1, 2):
+            assert bool(flosser.step(epoch, batches()).skipped.all())
+
     def test_every_form_of_batches(self):
         inputs = torch.randn(30, 2, 1)
 

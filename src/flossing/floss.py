@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -51,6 +51,7 @@ class Objective:
         max_gradient_norm: gradients are clipped to this norm.
         state: initial state, or a function from inputs to it.
         spectrum_options: `k` and further options of `lyapunov_spectrum`.
+        warned: the kinds of warnings that came up; each is passed on once.
     """
 
     system: System
@@ -59,6 +60,7 @@ class Objective:
     max_gradient_norm: float | None
     state: Any
     spectrum_options: dict[str, Any]
+    warned: set[type[Warning]] = field(default_factory=set[type[Warning]])
 
 
 class _Step(NamedTuple):
@@ -162,7 +164,7 @@ def floss_objective(
     """Take steps on an objective until they are done or the loss is below the tolerance."""
     done: list[_Step] = []
     converged = False
-    with _each_warning_once():
+    with _each_warning_once(objective.warned):
         while len(done) < steps and not converged:
             step, converged = _step(objective, optimizer, next_batch(), tolerance, generator)
             done.append(step)
@@ -236,12 +238,13 @@ def batch_source(batches: Batches) -> Callable[[], Any]:
 
 
 @contextmanager
-def _each_warning_once() -> Generator[None]:
+def _each_warning_once(warned: set[type[Warning]]) -> Generator[None]:
     """Pass on the first warning of each category; a run has as many occasions as steps."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    first = {warning.category: warning for warning in reversed(caught)}
+    first = {each.category: each for each in reversed(caught) if each.category not in warned}
+    warned.update(first)
     for warning in first.values():
         warnings.warn(warning.message, stacklevel=5)
 

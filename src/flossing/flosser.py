@@ -80,6 +80,9 @@ class Flosser:
     Raises:
         InvalidOptionError: an option outside what it may be, or nothing to change.
 
+    Warns:
+        SkippedStepWarning: see `floss`; it and other kinds of warnings come once in all episodes.
+
     Example:
         >>> import torch, flossing
         >>> rnn = torch.nn.RNN(1, 16)

@@ -147,7 +147,7 @@ def test_without_something_to_compare_with_nothing_is_decided():
 def test_rivals_at_the_flossed_wall_clock():
     contest = CONTESTS[0]
     arms = contest.configurations(seeds=2)
-    assert len(arms) == 9
+    assert len(arms) == 12
     runs = [run_of(each, 1.0, seconds=6.0, flossing=2.0) for each in arms["flossing"]]
     runs += [run_of(each, 1.0, seconds=40.0) for each in arms["chrono LSTM"]]
     table = cells(rivals_table([contest], {r.configuration.digest: r for r in runs}, seeds=2))
@@ -172,7 +172,7 @@ def test_without_flossing_there_is_no_equal_wall_clock():
 @pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: contest.name)
 def test_rivals_differ(contest):
     digests = {each.digest for each in contest.rivals().values()}
-    assert len(digests) == 9
+    assert len(digests) == 12
 
 
 def contested(contest, ends):
@@ -197,15 +197,24 @@ def contested(contest, ends):
     ],
 )
 def test_a_contest_is_judged_at_equal_wall_clock(index, ends, agrees):
-    (found,) = rivals.findings(contested(CONTESTS[index], ends))
+    found, quiet = rivals.findings(contested(CONTESTS[index], ends))
     assert found.agrees is agrees
     assert "of the others the best is chrono LSTM with" in found.found
+    assert quiet.agrees is False
+
+
+def test_small_inputs_are_judged_by_themselves():
+    loud, quiet = rivals.findings(contested(CONTESTS[0], {"flossing, small inputs": 0.99}))
+    assert loud.agrees
+    assert quiet.agrees
+    assert "flossing, small inputs has 99.0 %, and of the others the best is" in quiet.found
+    assert "with 50.0 %" in quiet.found
 
 
 def test_a_contest_that_lacks_a_rival_is_undecided():
     results = contested(CONTESTS[0], {})
-    (found,) = rivals.findings(Results(runs=results.runs[:-1]))
-    assert found.agrees is None
+    found = rivals.findings(Results(runs=results.runs[:-1]))
+    assert [each.agrees for each in found] == [None, None]
 
 
 def test_a_rival_that_needs_longer_is_judged_by_what_it_has_by_then():
@@ -214,7 +223,7 @@ def test_a_rival_that_needs_longer_is_judged_by_what_it_has_by_then():
         replace(each, training_seconds=40.0) if each.configuration.training.norm_penalty else each
         for each in results.runs
     )
-    (found,) = rivals.findings(Results(runs=slow))
+    found, _ = rivals.findings(Results(runs=slow))
     assert found.agrees
     assert "the best of the others is penalty Ω with 99.0 %" in found.found
 
@@ -227,10 +236,11 @@ def test_rivals_are_drawn():
     ]
     figure = rivals.draw(Results(runs=tuple(runs)))
     copy, adding = figure.axes
-    assert [each.get_text() for each in copy.get_yticklabels()][-2:] == ["flossing", "clipping"]
+    names = [each.get_text() for each in copy.get_yticklabels()]
+    assert names[-3:] == ["flossing, small inputs", "flossing", "clipping"]
     assert adding.get_xscale() == "log"
-    # Points, the end and the median for each of nine, and flossing's own line.
-    assert len(copy.lines) == 3 * 9 + 1
+    # Points, the end and the median for each of twelve, and flossing's own line.
+    assert len(copy.lines) == 3 * 12 + 1
 
 
 def test_digits_are_drawn_against_their_hold():

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -44,12 +45,12 @@ def named(start):
     return next(row for row in ROWS if row.name.startswith(start))
 
 
-XOR, DIGITS, ADDING = map(named, ("temporal XOR", "digits", "adding"))
+XOR, DIGITS, ADDING = map(named, ("temporal XOR", "digits", "adding problem, 1000"))
 
 
 def test_every_row_of_the_table_is_there():
     names = [row.name for row in ROWS]
-    assert len(set(names)) == len(names) == 15
+    assert len(set(names)) == len(names) == 18
     for row in ROWS:
         arms = row.configurations(seeds=2)
         assert list(arms) == list(ARMS)
@@ -109,8 +110,8 @@ def judged(row, finals, *, flossing=3.0, at_once=0.9):
         ("digits, asked after 200 blank", [0.84] * 5, False),
         ("digits, asked after 60 steps of noise", [0.81] * 5, True),
         ("digits, asked after 60 steps of noise", [0.79] * 5, False),
-        ("adding", [0.009] * 5, True),
-        ("adding", [0.011] * 5, False),
+        ("adding problem, 1000", [0.009] * 5, True),
+        ("adding problem, 1000", [0.011] * 5, False),
     ],
 )
 def test_goals(start, finals, agrees):
@@ -135,6 +136,19 @@ def test_delays_are_drawn_with_the_sizes_of_their_networks():
     assert ticks == ["40\nN=80", "70\nN=80", "100\nN=128", "200\nN=256"]
     left, right = spatial.get_xlim()
     assert left < 39 < 41 < right
+
+
+def test_errors_are_drawn_against_the_length():
+    rows = [row for row in ROWS if row.name.startswith("adding")]
+    arms = ("without", "default")
+    runs = [run_of(each, 0.1) for row in rows for arm in arms for each in row.configurations()[arm]]
+    runs[0] = replace(runs[0], final=replace(runs[0].final, loss=math.inf))
+    (adding,) = draw(Results(runs=tuple(map(condensed, runs)))).axes
+    assert adding.get_xscale() == adding.get_yscale() == "log"
+    assert [each.get_text() for each in adding.get_xticklabels()] == ["50", "100", "200", "1000"]
+    assert list(adding.lines[0].get_ydata()) == pytest.approx([0.1] * 4)
+    without, flossed = (adding.lines[place].get_xdata()[0] for place in (0, 2))
+    assert without < 50 < flossed
 
 
 def test_without_something_to_compare_with_nothing_is_decided():

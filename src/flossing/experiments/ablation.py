@@ -178,13 +178,12 @@ def adders(*, seeds: int) -> dict[str, list[Configuration]]:
 
     Example:
         >>> len(adders(seeds=3))
-        7
+        6
     """
     plain = Configuration(
         task=AddingProblem(steps=100), architecture=Architecture(size=128), training=ADDING
     )
     flossing = scheduled("default", plain)
-    identity = Architecture(cell="relu", size=128, initialisation="identity", input_gain=LISTENING)
     found = {"tanh, without flossing": plain} | {
         f"tanh, default, {name}": replace(
             plain,
@@ -193,7 +192,48 @@ def adders(*, seeds: int) -> dict[str, list[Configuration]]:
         )
         for name, (options, k) in ADDERS.items()
     }
-    found["ReLU from the identity, without flossing"] = replace(plain, architecture=identity)
+    return _seeded(found, seeds)
+
+
+LENGTHS = (100, 200, 400)
+"""Of sequences whose marked numbers are added up by networks that do so from the start."""
+
+LARGEST: Mapping[str, Mapping[str, Any] | None] = {
+    "without flossing": None,
+    "default, 1 exponent": {},
+    "1 exponent, after every training step": {"every": 1, "times": None, "drift": 1e-4},
+}
+"""How the largest exponent alone is flossed."""
+
+
+def integrators(*, seeds: int) -> dict[str, list[Configuration]]:
+    """Return the runs of ReLU networks from the identity on the adding problem.
+
+    Such a network adds up from the start, and its gradients explode as it learns to add up less.
+
+    Args:
+        seeds: how many.
+
+    Example:
+        >>> len(integrators(seeds=3))
+        9
+    """
+    network = Architecture(cell="relu", size=128, initialisation="identity", input_gain=LISTENING)
+    found: dict[str, Configuration] = {}
+    for steps, (name, options) in itertools.product(LENGTHS, LARGEST.items()):
+        plain = Configuration(
+            task=AddingProblem(steps=steps), architecture=network, training=ADDING
+        )
+        flossing = scheduled("default", plain)
+        schedule = {**flossing.schedule, **(options or {})}
+        found[f"{steps} steps, {name}"] = replace(
+            plain,
+            flossing=None if options is None else replace(flossing, k=1, schedule=schedule),
+        )
+    return _seeded(found, seeds)
+
+
+def _seeded(found: Mapping[str, Configuration], seeds: int) -> dict[str, list[Configuration]]:
     return {
         name: [replace(each, seed=seed) for seed in range(seeds)] for name, each in found.items()
     }

@@ -113,6 +113,16 @@ def _digits(filler: str, hold: int, goal: float | None, training: Training = DIG
     )
 
 
+def _adding(steps: int, goal: float | None = None, training: Training = ADDING) -> Row:
+    return Row(
+        name=f"adding problem, {steps} steps, N=128",
+        task=AddingProblem(steps=steps),
+        architecture=Architecture(size=128),
+        training=training,
+        goal=goal,
+    )
+
+
 AT_ONCE = _digits("blank", 0, None)
 """What later questions about digits are measured against."""
 
@@ -133,13 +143,10 @@ ROWS = (
     _digits("blank", 500, 5.0, _with_small_steps(DIGITS, 2e-4, 3000)),
     _digits("noise", 60, 10.0, _with_small_steps(DIGITS, 3e-4, 1200)),
     _digits("noise", 200, 10.0, _with_small_steps(DIGITS, 2e-4, 2400)),
-    Row(
-        name="adding problem, 1000 steps, N=128",
-        task=AddingProblem(steps=1000),
-        architecture=Architecture(size=128),
-        training=_with_small_steps(ADDING, 1e-4, 3000),
-        goal=0.01,
-    ),
+    _adding(50),
+    _adding(100),
+    _adding(200),
+    _adding(1000, 0.01, _with_small_steps(ADDING, 1e-4, 3000)),
 )
 """The tasks, by kind and delay.
 

@@ -4,7 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
@@ -49,23 +49,64 @@ def draw_accuracy_by_delay(
         chance: the accuracy of guessing.
     """
     delays = [delay_of(arm) + shift for arm in found]
-    axes.plot(
-        delays,
-        [arm.median_accuracy for arm in found],
-        label=label,
-        **with_defaults(dict(style), markersize=5),
-    )
-    points = [
-        (delay, each.final.accuracy)
-        for delay, arm in zip(delays, found, strict=True)
-        for each in arm.runs
-    ]
-    color = style["color"]
-    axes.plot(
-        *zip(*points, strict=True), ".", color=color, alpha=0.5, markersize=5, markeredgewidth=0
-    )
+    medians = [arm.median_accuracy for arm in found]
+    _draw_by_delay(axes, found, delays, medians, _accuracy, label=label, style=style)
     finish_accuracy(axes, chance)
     axes.set_xlabel(DELAY)
+
+
+def draw_error_by_length(
+    axes: "Axes",
+    found: Sequence[Arm],
+    *,
+    label: str,
+    style: Mapping[str, Any],
+    stretch: float = 1.0,
+) -> None:
+    """Draw the median squared error after training against the steps, a point for each network.
+
+    Networks whose error is not finite have no point.
+
+    Args:
+        axes: where.
+        found: arms of regressions that differ in the steps.
+        label: for the legend.
+        style: of the line.
+        stretch: factor of the steps, that points of several arms can be told apart.
+    """
+    lengths = [stretch * delay_of(arm) for arm in found]
+    medians = [arm.median_loss for arm in found]
+    _draw_by_delay(axes, found, lengths, medians, _loss, label=label, style=style)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylabel("mean squared error")
+
+
+def _draw_by_delay(
+    axes: "Axes",
+    found: Sequence[Arm],
+    places: Sequence[float],
+    medians: Sequence[float],
+    value: Callable[[AnyRun], float],
+    *,
+    label: str,
+    style: Mapping[str, Any],
+) -> None:
+    axes.plot(places, medians, label=label, **with_defaults(dict(style), markersize=5))
+    points = [
+        (place, value(each)) for place, arm in zip(places, found, strict=True) for each in arm.runs
+    ]
+    shown: dict[str, Any] = {"color": style["color"], "alpha": 0.5, "markeredgewidth": 0}
+    axes.plot(*zip(*points, strict=True), ".", markersize=5, **shown)
+
+
+def _accuracy(run: AnyRun) -> float:
+    accuracy = run.final.accuracy
+    return math.nan if accuracy is None else accuracy
+
+
+def _loss(run: AnyRun) -> float:
+    return run.final.loss
 
 
 def finish_accuracy(axes: "Axes", chance: float = 0.5) -> None:

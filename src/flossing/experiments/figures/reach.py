@@ -14,17 +14,18 @@ from flossing.experiments.figures.drawing import (
     DELAY,
     STYLES,
     draw_accuracy_by_delay,
+    draw_error_by_length,
     legend_above,
     title,
 )
 from flossing.experiments.figures.study import Finding, Results, Study
-from flossing.experiments.figures.training import delay_of_task
+from flossing.experiments.figures.training import delay_of, delay_of_task
 from flossing.experiments.horizon import ARMS, AT_ONCE, BENT, QUIET, ROWS, SEEDS, Row
 from flossing.experiments.outcomes import SUCCESS, Arm, arm_of
 from flossing.plots import new_figure
 from flossing.report.horizon import cost, horizon_table, outcome
 from flossing.report.model import Table
-from flossing.tasks import DelayedCopy, Digits, SpatialXor, Task, TemporalXor
+from flossing.tasks import AddingProblem, DelayedCopy, Digits, SpatialXor, Task, TemporalXor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
 
 CAPTION = (
     "Accuracy after training against the delay, the largest lag, or against the steps for which a "
-    "digit is held: medians over networks, and a point for each. Networks grow with the delay, see "
-    "the table; sequences have three delays. Every arm of a task has the same training: at most "
-    "3000 steps of Adam (digits 1200, 2400 after 200 steps, 3000 after 500), whose step size, "
-    "1e-3, is smaller where holds are long (digits: 3e-4 after 60 steps of noise, 2e-4 after 200 "
-    "and 500; delays of 200: 3e-4; adding: 1e-4), and falls to zero over the last three tenths. "
-    f"Input weights are standard normal; digits and XOR over 200 steps: {QUIET:g} times that; "
-    f"for this XOR biases have a standard deviation of {BENT:g}."
+    "digit is held; mean squared error against the length of what is added. Medians over networks, "
+    "and a point for each. Networks grow with the delay, see the table; sequences have three "
+    "delays. Every arm of a task has the same training: at most 3000 steps of Adam (digits 1200, "
+    "2400 after 200 steps, 3000 after 500), whose step size, 1e-3, is smaller where holds are long "
+    "(digits: 3e-4 after 60 steps of noise, 2e-4 after 200 and 500; delays of 200: 3e-4; adding "
+    "over 1000: 1e-4), and falls to zero over the last three tenths. Input weights are standard "
+    f"normal; digits and XOR over 200 steps: {QUIET:g} times that; for this XOR biases have a "
+    f"standard deviation of {BENT:g}."
 )
 DIGITS = "Digits"
 PANELS: Mapping[str, Callable[[Task], bool]] = {
@@ -47,6 +49,7 @@ PANELS: Mapping[str, Callable[[Task], bool]] = {
     "Spatial XOR": lambda task: isinstance(task, SpatialXor),
     f"{DIGITS}, blank hold": lambda task: _held(task, "blank"),
     f"{DIGITS}, held through noise": lambda task: _held(task, "noise"),
+    "Adding problem": lambda task: isinstance(task, AddingProblem),
 }
 COLUMNS = 3
 NAMES = {"without": "none", "published": "published", "default": "default"}
@@ -55,6 +58,9 @@ TITLES = {
     "published": "published schedule",
     "default": "default schedule",
 }
+STRETCH = 1.06
+"""Ratio of the lengths at which two schedules are drawn, that one does not hide the other."""
+
 MARGIN = 8
 """Steps of delay left free on both sides."""
 
@@ -90,7 +96,7 @@ def configurations(size: Size) -> list[Configuration]:
     """Return the runs: every task under every schedule.
 
     Example:
-        >>> len(configurations(Size())) == 3 * 5 * 15
+        >>> len(configurations(Size())) == 3 * 5 * 18
         True
     """
     return [
@@ -118,24 +124,42 @@ def draw(results: Results) -> "Figure":
     figure = new_figure(4.2 * columns, 0.3 + 3.6 * lines)
     for place, (name, rows) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(lines, columns, place)
-        _draw_panel(axes, rows, by_digest, chance=0.1 if name.startswith(DIGITS) else 0.5)
+        arms = {arm: _arms_of(rows, arm, by_digest) for arm in ARMS}
+        if rows[0].task.kind == "regression":
+            _draw_errors(axes, arms)
+        else:
+            _draw_accuracies(axes, arms, chance=0.1 if name.startswith(DIGITS) else 0.5)
+            _mark_delays(axes, rows)
         title(axes, name)
     legend_above(figure, figure.axes[0])
     return figure
 
 
-def _draw_panel(
-    axes: "Axes", rows: Sequence[Row], runs: Mapping[str, CondensedRun], *, chance: float
-) -> None:
-    for place, arm in enumerate(ARMS):
-        found = [arm_of(row.configurations(seeds=SEEDS)[arm], runs) for row in rows]
-        there = [each for each in found if each is not None]
-        if there:
+def _arms_of(rows: Sequence[Row], arm: str, runs: Mapping[str, CondensedRun]) -> list[Arm]:
+    """Those of the rows that were run under one schedule."""
+    found = (arm_of(row.configurations(seeds=SEEDS)[arm], runs) for row in rows)
+    return [each for each in found if each is not None]
+
+
+def _draw_accuracies(axes: "Axes", arms: Mapping[str, Sequence[Arm]], *, chance: float) -> None:
+    for place, (arm, found) in enumerate(arms.items()):
+        if found:
             style, shift = STYLES[NAMES[arm]], place - 1.0
             draw_accuracy_by_delay(
-                axes, there, label=TITLES[arm], style=style, shift=shift, chance=chance
+                axes, found, label=TITLES[arm], style=style, shift=shift, chance=chance
             )
-    _mark_delays(axes, rows)
+
+
+def _draw_errors(axes: "Axes", arms: Mapping[str, Sequence[Arm]]) -> None:
+    for place, (arm, found) in enumerate(arms.items()):
+        if found:
+            style, stretch = STYLES[NAMES[arm]], STRETCH ** (place - 1)
+            draw_error_by_length(axes, found, label=TITLES[arm], style=style, stretch=stretch)
+    lengths = {delay_of(arm) for found in arms.values() for arm in found}
+    axes.set_xticks(sorted(lengths), list(map(str, sorted(lengths))))
+    axes.set_xticks([], minor=True)
+    (size,) = {arm.configuration.architecture.size for found in arms.values() for arm in found}
+    axes.set_xlabel(f"length (steps), N={size}")
 
 
 def _mark_delays(axes: "Axes", rows: Sequence[Row]) -> None:

@@ -14,7 +14,7 @@ from flossing.experiments.configuration import (
 from flossing.experiments.naming import flossing_in_words
 from flossing.experiments.outcomes import Arm
 from flossing.experiments.schedules import before_only, default, published
-from flossing.tasks import DelayedCopy, Digits, SpatialXor, Task, TemporalXor
+from flossing.tasks import AddingProblem, DelayedCopy, Digits, SpatialXor, Task, TemporalXor
 
 TaskKind: TypeAlias = type[DelayedCopy] | type[TemporalXor] | type[SpatialXor]
 MakeFlossing: TypeAlias = Callable[[int], Flossing | None]
@@ -128,12 +128,12 @@ def training_configurations(
 
 
 def delay_of(arm: Arm) -> int:
-    """Return the largest lag of an arm's task, or for how long a digit is held."""
+    """Return the largest lag of an arm's task, or what counts as one: see `delay_of_task`."""
     return delay_of_task(arm.configuration.task)
 
 
 def delay_of_task(task: Task) -> int:
-    """Return a task's largest lag, or for how many steps a digit is held.
+    """Return a task's largest lag, for how many steps a digit is held, or over how many is added.
 
     Args:
         task: one that has such a number.
@@ -145,6 +145,8 @@ def delay_of_task(task: Task) -> int:
         return task.delay
     if isinstance(task, Digits):
         return task.hold
+    if isinstance(task, AddingProblem):
+        return task.steps
     raise TypeError(f"a {type(task).__name__} has no delay")
 
 

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from flossing.checks import require_integer
 from flossing.errors import InvalidInputError, InvalidOptionError, SkippedStepWarning
 from flossing.loss import layer_spectra, squared_deviations
+from flossing.pieces import draw_piece
 from flossing.recurrence import System
 
 Batches = Tensor | PackedSequence | Iterable[Any] | Callable[[], Any]
@@ -50,6 +51,7 @@ class Objective:
         target: where the exponents should be.
         max_gradient_norm: gradients are clipped to this norm.
         state: initial state, or a function from inputs to it.
+        piece: how many steps of each sequence are taken, from anywhere in it; `None` for all.
         spectrum_options: `k` and further options of `lyapunov_spectrum`.
         warned: the kinds of warnings that came up; each is passed on once.
     """
@@ -59,6 +61,7 @@ class Objective:
     target: float | Sequence[float] | Tensor
     max_gradient_norm: float | None
     state: Any
+    piece: int | None
     spectrum_options: dict[str, Any]
     warned: set[type[Warning]] = field(default_factory=set[type[Warning]])
 
@@ -83,6 +86,7 @@ def floss(
     tolerance: float | None = None,
     max_gradient_norm: float | None = None,
     state: Any = None,
+    piece: int | None = None,
     generator: torch.Generator | None = None,
     callback: Callable[[int, float], None] | None = None,
     **spectrum_options: Any,
@@ -114,7 +118,11 @@ def floss(
         tolerance: stop as soon as the loss is below it.
         max_gradient_norm: clip gradients to this norm.
         state: initial state in the system's own convention, or a function from inputs to it.
-        generator: for the first frames, fresh at every step; `None` for a fixed seed.
+        piece: floss on so many steps of each sequence, drawn anew from anywhere in it, with the
+            state that the system has there; `None` for whole sequences. Where inputs change their
+            statistics along a sequence, all of it comes to count, at the cost of the piece.
+        generator: for the first frames, fresh at every step, and the places of pieces; `None` for
+            a fixed seed.
         callback: called with the step and the loss after every step.
         **spectrum_options: further options of `lyapunov_spectrum`.
 
@@ -138,7 +146,15 @@ def floss(
         True
     """
     objective = make_objective(
-        system, optimizer, parameters, target, max_gradient_norm, state, k, spectrum_options
+        system,
+        k=k,
+        target=target,
+        optimizer=optimizer,
+        parameters=parameters,
+        max_gradient_norm=max_gradient_norm,
+        state=state,
+        piece=piece,
+        spectrum_options=spectrum_options,
     )
     return floss_objective(
         objective,
@@ -181,18 +197,20 @@ def floss_objective(
 
 def make_objective(
     system: System,
+    *,
+    k: int | None,
+    target: float | Sequence[float] | Tensor,
     optimizer: object,
     parameters: Iterable[Tensor] | None,
-    target: float | Sequence[float] | Tensor,
     max_gradient_norm: float | None,
     state: Any,
-    k: int | None,
+    piece: int | None,
     spectrum_options: dict[str, Any],
 ) -> Objective:
     """Check what is to be flossed.
 
     Raises:
-        InvalidOptionError: nothing to change, or the clipping norm is not positive.
+        InvalidOptionError: nothing to change, or a clipping norm or piece that is not positive.
     """
     if max_gradient_norm is not None and not max_gradient_norm > 0:
         raise InvalidOptionError(
@@ -204,6 +222,7 @@ def make_objective(
         target=target,
         max_gradient_norm=max_gradient_norm,
         state=state,
+        piece=None if piece is None else require_integer("piece", piece, at_least=1),
         spectrum_options={"k": k, **spectrum_options},
     )
 
@@ -305,6 +324,15 @@ def _step(
 ) -> tuple[_Step, bool]:
     inputs, options = _inputs_and_options(batch)
     state = objective.state(inputs) if callable(objective.state) else objective.state
+    if objective.piece is not None:
+        inputs, state = draw_piece(
+            objective.system,
+            inputs,
+            state,
+            steps=objective.piece,
+            generator=generator,
+            dtype=objective.spectrum_options.get("dtype"),
+        )
     with torch.enable_grad():
         spectra = layer_spectra(
             objective.system,

@@ -51,8 +51,8 @@ class Flosser:
     `times=0, drift=None`.
 
     Exponents are those of the inputs that `batches` hands out, so let these be what the memory has
-    to last through: where inputs change their statistics along a sequence, as in a hold, pieces
-    from anywhere in it, with the state that the network has there as `state`.
+    to last through: where inputs change their statistics along a sequence, as in a hold, whole
+    sequences, of which `piece` takes some steps from anywhere.
 
     Args:
         system: see `lyapunov_spectrum`.
@@ -73,8 +73,9 @@ class Flosser:
         max_gradient_norm: clip gradients to this norm; `None` for never. Where an exponent runs
             away its gradient is so large that Adam, without it, would go on for many steps.
         state: see `floss`.
-        generator: for the first frames; `None` for a fixed seed. With the same generator and
-            batches the run is the same.
+        piece: see `floss`.
+        generator: for the first frames and the places of pieces; `None` for a fixed seed. With the
+            same generator and batches the run is the same.
         **spectrum_options: further options of `lyapunov_spectrum`.
 
     Raises:
@@ -112,11 +113,20 @@ class Flosser:
         drift: float | None = 0.2,
         max_gradient_norm: float | None = 0.1,
         state: Any = None,
+        piece: int | None = None,
         generator: torch.Generator | None = None,
         **spectrum_options: Any,
     ) -> None:
         self._objective = make_objective(
-            system, optimizer, parameters, target, max_gradient_norm, state, k, spectrum_options
+            system,
+            k=k,
+            target=target,
+            optimizer=optimizer,
+            parameters=parameters,
+            max_gradient_norm=max_gradient_norm,
+            state=state,
+            piece=piece,
+            spectrum_options=spectrum_options,
         )
         self._optimizer = make_optimizer(optimizer, self._objective.parameters, lr)
         require_positive("training_lr", training_lr)

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from torch import nn
 
 from flossing.experiments.configuration import Architecture, Configuration, Flossing, Training
-from flossing.experiments.driving import Drive, state_after
+from flossing.experiments.driving import Drive
 from flossing.experiments.networks import SequenceNetwork, make_network
 from flossing.experiments.schedules import scheduled
 from flossing.experiments.training import run
@@ -60,17 +59,6 @@ def test_the_beginning_starts_from_rest():
     assert torch.equal(piece, inputs[:20])
     assert not source.state(piece).any()
     assert own.initial_state(2).any()
-
-
-def test_a_state_after_a_sequence_carries_no_graph():
-    own, inputs, _ = drive(CELLS[2], anywhere=True)
-    hidden, cell = state_after(own, inputs, rest(own))
-    reference = nn.LSTM(1, 6)
-    reference.load_state_dict(own.recurrence.state_dict())
-    _, (last, memory) = reference(inputs)
-    torch.testing.assert_close(hidden, last.detach())
-    torch.testing.assert_close(cell, memory.detach())
-    assert not hidden.requires_grad
 
 
 def test_sequences_as_long_as_the_pieces_have_one_place():

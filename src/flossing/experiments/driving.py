@@ -9,8 +9,7 @@ from torch import Tensor
 from flossing.experiments.cells import State
 from flossing.experiments.configuration import Flossing
 from flossing.experiments.networks import SequenceNetwork
-from flossing.recurrence import driven_map
-from flossing.trajectory import check_finite, trajectory
+from flossing.pieces import draw_piece
 
 
 class Drive:
@@ -58,11 +57,14 @@ class Drive:
         self._state = SequenceNetwork.initial_state(self._network, self._flossing.sequences)
         if not self._flossing.anywhere:
             return inputs[: self._flossing.time_steps]
-        places = len(inputs) - self._flossing.time_steps + 1
-        start = int(torch.randint(places, (), generator=self._generator))
-        if start:
-            self._state = state_after(self._network, inputs[:start], self._state)
-        return inputs[start : start + self._flossing.time_steps]
+        piece, self._state = draw_piece(
+            self._network.system,
+            inputs,
+            self._state,
+            steps=self._flossing.time_steps,
+            generator=self._generator,
+        )
+        return piece
 
     def state(self, inputs: Float[Tensor, "t B D"]) -> State:
         """The state before the first step of the last batch.
@@ -72,20 +74,3 @@ class Drive:
         """
         del inputs
         return self._state
-
-
-def state_after(network: SequenceNetwork, inputs: Float[Tensor, "T B D"], state: State) -> State:
-    """Return the state after a sequence, in the convention of the network's system.
-
-    Args:
-        network: any.
-        inputs: what it is driven with.
-        state: before the first step.
-
-    Raises:
-        NonFiniteError: the network diverges.
-    """
-    problem = driven_map(network.system, inputs, state, steps=None, layer=None, dtype=None)
-    states = trajectory(problem, problem.state, 0, problem.steps, "detach")
-    check_finite(states, 0)
-    return problem.recurrence.unpack(states[-1], batched=problem.batched)

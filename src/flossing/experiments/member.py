@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,20 +73,7 @@ class Member:
         self.training_seconds = 0.0
         self._flossing_seconds = 0.0
         self._generators = {stream: _generator(configuration.seed, stream) for stream in STREAMS}
-        self._flosser, self._drive = None, None
-        if configuration.flossing is not None:
-            self._drive = Drive(
-                self.network,
-                configuration.flossing,
-                lambda number: self._sample(number, "flossing inputs").inputs,
-                self._generators["flossing inputs"],
-            )
-            self._flosser = _flosser(
-                configuration.flossing,
-                self.network,
-                self._drive.state,
-                self._generators["flossing frames"],
-            )
+        self._flossed = self._make_flossed()
         self._probe = self._sample(configuration.training.batch_size, "evaluation")
         self._guessing = constant_loss(configuration.task, self._probe)
         self._epochs: list[Epoch] = []
@@ -113,9 +100,10 @@ class Member:
 
     def floss_before_training(self, report: Callable[[int, float], None] | None = None) -> None:
         """Floss as the schedule says, and measure what training starts from."""
-        if self._flosser is not None and self._drive is not None:
+        if self._flossed is not None:
+            flosser, drive = self._flossed
             with self._flossing_clock():
-                history = self._flosser.before_training(self._drive.batch, callback=report)
+                history = flosser.before_training(drive.batch, callback=report)
             self._add_episode(0, history)
         if self.configuration.gradients:
             kind = self.configuration.task.kind
@@ -124,14 +112,15 @@ class Member:
 
     def floss(self, epoch: int) -> None:
         """Floss if the schedule says so."""
-        if self._flosser is None or self._drive is None:
+        if self._flossed is None:
             return
+        flosser, drive = self._flossed
         training = self.configuration.training
         # A network that training has driven to infinity has a result, too: losses of NaN.
         with self._flossing_clock(), suppress(NonFiniteError):
-            history = self._flosser.step(
+            history = flosser.step(
                 epoch,
-                self._drive.batch,
+                drive.batch,
                 learned=self._learned,
                 scale=training.step_size(epoch) / training.learning_rate,
             )
@@ -171,7 +160,7 @@ class Member:
         """Everything that a resumed run needs beside the configuration."""
         return {
             "network": self.network.state_dict(),
-            "flosser": None if self._flosser is None else self._flosser.state_dict(),
+            "flosser": None if self._flossed is None else self._flossed.flosser.state_dict(),
             "generators": {name: each.get_state() for name, each in self._generators.items()},
             "seconds": (self._flossing_seconds, self.training_seconds),
             "epochs": [asdict(each) for each in self._epochs],
@@ -183,8 +172,8 @@ class Member:
     def load(self, state: dict[str, Any]) -> None:
         """Resume where `state` was taken."""
         self.network.load_state_dict(state["network"])
-        if self._flosser is not None:
-            self._flosser.load_state_dict(state["flosser"])
+        if self._flossed is not None:
+            self._flossed.flosser.load_state_dict(state["flosser"])
         for name, generator in self._generators.items():
             generator.set_state(state["generators"][name])
         self._flossing_seconds, self.training_seconds = state["seconds"]
@@ -229,6 +218,18 @@ class Member:
             return (math.nan,) * k
         return _numbers(spectrum.exponents.mean(dim=0))
 
+    def _make_flossed(self) -> "_Flossed | None":
+        flossing = self.configuration.flossing
+        if flossing is None:
+            return None
+        inputs, frames = (self._generators[f"flossing {what}"] for what in ("inputs", "frames"))
+
+        def sample(number: int) -> Tensor:
+            return self._sample(number, "flossing inputs").inputs
+
+        drive = Drive(self.network, flossing, sample, inputs)
+        return _Flossed(_flosser(flossing, self.network, drive.state, frames), drive)
+
     def _sample(self, batch_size: int, stream: str) -> Batch:
         task = self.configuration.task
         return task.sample(batch_size, generator=self._generators[stream])
@@ -251,6 +252,13 @@ class Member:
         start = time.perf_counter()
         yield
         self._flossing_seconds += time.perf_counter() - start
+
+
+class _Flossed(NamedTuple):
+    """What flosses a network, and under which inputs."""
+
+    flosser: Flosser
+    drive: Drive
 
 
 def _flosser(

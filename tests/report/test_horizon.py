@@ -270,17 +270,23 @@ def test_digits_are_drawn_against_their_hold():
 def test_what_was_tried_is_told_by_errors_where_there_is_no_accuracy():
     arms = {
         "adding": ADDING.configurations(seeds=3)["default"],
+        "diverged": ADDING.configurations(seeds=3)["without"],
         "xor": XOR.configurations(seeds=3)["default"],
     }
-    finals = {"adding": (0.1, 0.3, 0.2), "xor": (0.96, 0.5, 0.97)}
+    finals = {
+        "adding": (0.1, 0.3, 0.2),
+        "diverged": (0.3, math.nan, math.inf),
+        "xor": (0.96, 0.5, 0.97),
+    }
     runs = [
         run_of(each, final)
         for name, arm in arms.items()
         for each, final in zip(arm, finals[name], strict=True)
     ]
     found = {r.configuration.digest: r for r in runs}
-    adding, xor = cells(ablation_table(arms, found, about="both"))
+    adding, diverged, xor = cells(ablation_table(arms, found, about="both"))
     assert [adding[name] for name in ("solved", "median", "worst")] == ["–", "0.2", "0.3"]
+    assert [diverged[name] for name in ("solved", "median", "worst")] == ["–", "∞", "∞"]
     assert [xor[name] for name in ("solved", "median", "worst")] == ["2/3", "96.0 %", "50.0 %"]
 
 

@@ -136,11 +136,15 @@ class Arm:
         return median(math.nan if each is None else each for each in final)
 
     @property
+    def losses(self) -> list[float]:
+        """The losses after training; one that is not a number is as bad as any, so infinite."""
+        final = [each.final.loss for each in self.runs]
+        return [math.inf if math.isnan(each) else each for each in final]
+
+    @property
     def median_loss(self) -> float:
         """Median of the losses after training; of a regression the mean squared error."""
-        # A loss that is not a number is as bad as any, and must not upset the order.
-        final = [each.final.loss for each in self.runs]
-        return median(math.inf if math.isnan(each) else each for each in final)
+        return median(self.losses)
 
     @property
     def seconds(self) -> float:

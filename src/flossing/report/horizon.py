@@ -153,8 +153,7 @@ def _cost(arm: Arm | None, without: Arm | None) -> str:
 
 def _median_and_worst(arm: Arm) -> tuple[str, str]:
     if arm.regression:
-        worst = max(each.final.loss for each in arm.runs)
-        return number_in_words(arm.median_loss), number_in_words(worst)
+        return number_in_words(arm.median_loss), number_in_words(max(arm.losses))
     least = min(each.final.accuracy or 0.0 for each in arm.runs)
     return f"{100 * arm.median_accuracy:.1f} %", f"{100 * least:.1f} %"
 

@@ -1,5 +1,6 @@
 import json
 import math
+import runpy
 import sys
 
 import pytest
@@ -94,3 +95,11 @@ def test_a_missing_extra_is_named(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["demo", "--output", str(tmp_path / "demo.png")]) == 1
     assert 'pip install "flossing[plot]"' in capsys.readouterr().err
+
+
+def test_the_package_is_its_command_line(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["flossing", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("flossing", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("flossing ")

@@ -50,7 +50,7 @@ XOR, DIGITS, ADDING = map(named, ("temporal XOR", "digits", "adding problem, 100
 
 def test_every_row_of_the_table_is_there():
     names = [row.name for row in ROWS]
-    assert len(set(names)) == len(names) == 18
+    assert len(set(names)) == len(names) == 21
     for row in ROWS:
         arms = row.configurations(seeds=2)
         assert list(arms) == list(ARMS)
@@ -142,13 +142,23 @@ def test_errors_are_drawn_against_the_length():
     rows = [row for row in ROWS if row.name.startswith("adding")]
     arms = ("without", "default")
     runs = [run_of(each, 0.1) for row in rows for arm in arms for each in row.configurations()[arm]]
-    runs[0] = replace(runs[0], final=replace(runs[0].final, loss=math.inf))
-    (adding,) = draw(Results(runs=tuple(map(condensed, runs)))).axes
-    assert adding.get_xscale() == adding.get_yscale() == "log"
-    assert [each.get_text() for each in adding.get_xticklabels()] == ["50", "100", "200", "1000"]
-    assert list(adding.lines[0].get_ydata()) == pytest.approx([0.1] * 4)
-    without, flossed = (adding.lines[place].get_xdata()[0] for place in (0, 2))
-    assert without < 50 < flossed
+    for place, loss in enumerate((math.inf, math.nan, 1e9)):
+        runs[place] = replace(runs[place], final=replace(runs[place].final, loss=loss))
+    tanh, relu = draw(Results(runs=tuple(map(condensed, runs)))).axes
+    assert tanh.get_title() == "Adding problem, tanh"
+    assert tanh.get_xscale() == tanh.get_yscale() == "log"
+    assert [each.get_text() for each in tanh.get_xticklabels()] == ["50", "100", "200", "1000"]
+    assert [each.get_text() for each in relu.get_xticklabels()] == ["100", "200", "400"]
+    median, points, flossed = tanh.lines[:3]
+    assert list(median.get_ydata()) == pytest.approx([1.0, 0.1, 0.1, 0.1])
+    assert list(points.get_ydata())[:4] == pytest.approx([1.0, 1.0, 1.0, 0.1])
+    assert median.get_xdata()[0] < 50 < flossed.get_xdata()[0]
+
+
+def test_of_networks_that_add_up_one_exponent_is_flossed():
+    rows = [row for row in ROWS if row.architecture.cell == "relu"]
+    flossed = [row.configurations(seeds=1)[arm] for row in rows for arm in ("default", "published")]
+    assert [each.flossing.k for (each,) in flossed] == [1] * 6
 
 
 def test_without_something_to_compare_with_nothing_is_decided():

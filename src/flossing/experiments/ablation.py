@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flossing.experiments.configuration import Architecture, Configuration, Flossing
-from flossing.experiments.horizon import ADDING, BENT, QUIET, ROWS, Row
+from flossing.experiments.horizon import ADDING, BENT, INTEGRATOR, QUIET, ROWS, Row
 from flossing.experiments.rivals import CONTESTS, FLOSSING
 from flossing.experiments.schedules import DEFAULT, default, published, scheduled
 from flossing.tasks import AddingProblem, CopyMemory, Digits
@@ -157,15 +157,15 @@ def places(*, seeds: int) -> dict[str, list[Configuration]]:
 
 FEW = 16
 """Exponents: units whose own are not flossed can shut inputs out."""
-LISTENING = 100.0
-"""Times the input weights of a network that starts from the identity: a deviation of 0.1."""
-
 ADDERS: Mapping[str, tuple[Mapping[str, Any], int | None]] = {
     "standard normal input weights": ({}, None),
     "small input weights": ({"input_gain": QUIET}, None),
     "small input weights, biases": ({"input_gain": QUIET, "bias_scale": BENT}, None),
     f"{FEW} exponents": ({}, FEW),
-    "from the identity": ({"initialisation": "identity", "input_gain": LISTENING}, None),
+    "from the identity": (
+        {"initialisation": "identity", "input_gain": INTEGRATOR.input_gain},
+        None,
+    ),
 }
 """What was tried on the adding problem: of the network, and how many exponents are flossed."""
 
@@ -195,41 +195,32 @@ def adders(*, seeds: int) -> dict[str, list[Configuration]]:
     return _seeded(found, seeds)
 
 
-LENGTHS = (100, 200, 400)
-"""Of sequences whose marked numbers are added up by networks that do so from the start."""
-
-LARGEST: Mapping[str, Mapping[str, Any] | None] = {
-    "without flossing": None,
-    "default, 1 exponent": {},
-    "1 exponent, after every training step": {"every": 1, "times": None, "drift": 1e-4},
-}
-"""How the largest exponent alone is flossed."""
+EXACTLY = {"every": 1, "times": None, "tolerance": 1e-6, "drift": 1e-6}
+"""Flossing until gradients over 1000 steps change by a factor of e, and no more."""
 
 
 def integrators(*, seeds: int) -> dict[str, list[Configuration]]:
-    """Return the runs of ReLU networks from the identity on the adding problem.
-
-    Such a network adds up from the start, and its gradients explode as it learns to add up less.
+    """Return the runs of ReLU networks from the identity on the adding problem, over 1000 steps.
 
     Args:
         seeds: how many.
 
     Example:
-        >>> len(integrators(seeds=3))
-        9
+        >>> [arm[0].flossing and arm[0].flossing.k for arm in integrators(seeds=3).values()]
+        [None, 1, 1]
     """
-    network = Architecture(cell="relu", size=128, initialisation="identity", input_gain=LISTENING)
-    found: dict[str, Configuration] = {}
-    for steps, (name, options) in itertools.product(LENGTHS, LARGEST.items()):
-        plain = Configuration(
-            task=AddingProblem(steps=steps), architecture=network, training=ADDING
-        )
-        flossing = scheduled("default", plain)
-        schedule = {**flossing.schedule, **(options or {})}
-        found[f"{steps} steps, {name}"] = replace(
-            plain,
-            flossing=None if options is None else replace(flossing, k=1, schedule=schedule),
-        )
+    plain = Configuration(
+        task=AddingProblem(steps=1000),
+        architecture=INTEGRATOR,
+        training=replace(ADDING, learning_rate=1e-4),
+    )
+    flossing = replace(scheduled("default", plain), k=1)
+    exact = replace(flossing, time_steps=300, schedule={**flossing.schedule, **EXACTLY})
+    found = {
+        "without flossing": plain,
+        "default, 1 exponent": replace(plain, flossing=flossing),
+        "1 exponent, more exactly": replace(plain, flossing=exact),
+    }
     return _seeded(found, seeds)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from flossing.experiments.configuration import Architecture, Configuration, Training
+from flossing.experiments.configuration import Architecture, Configuration, Flossing, Training
 from flossing.experiments.schedules import scheduled
 from flossing.tasks import (
     AddingProblem,
@@ -32,6 +32,9 @@ BENT = 0.7
 Small inputs to a unit at zero give no products, for tanh is odd; it bends most at ±0.66.
 """
 
+INTEGRATOR = Architecture(cell="relu", size=128, initialisation="identity", input_gain=100.0)
+"""Adds up from the start, inputs with weights of standard deviation 0.1."""
+
 # Sequences of three times the delay, in the published set-up; a network that has answered
 # 99.5 % three evaluations in a row is done.
 DELAYED = Training(
@@ -57,6 +60,7 @@ class Row:
         goal: what the default schedule is to reach with it: so many seeds solved; of digits, at
             most so many points of accuracy fewer than where they are asked at once; of a
             regression, at most that mean squared error. `None` for nothing.
+        exponents: how many are flossed; `None` for as many as the schedules do.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Row:
     architecture: Architecture
     training: Training
     goal: float | None
+    exponents: int | None = None
 
     def configurations(self, *, seeds: int = SEEDS) -> dict[str, list[Configuration]]:
         """Every schedule's runs, one a seed.
@@ -75,13 +80,17 @@ class Row:
             task=self.task, architecture=self.architecture, training=self.training
         )
         flossings = {
-            arm: None if schedule is None else scheduled(schedule, common)
+            arm: None if schedule is None else self._flossing(schedule, common)
             for arm, schedule in ARMS.items()
         }
         return {
             arm: [replace(common, flossing=flossing, seed=seed) for seed in range(seeds)]
             for arm, flossing in flossings.items()
         }
+
+    def _flossing(self, schedule: str, common: Configuration) -> Flossing:
+        flossing = scheduled(schedule, common)
+        return replace(flossing, k=self.exponents or flossing.k)
 
 
 def _delayed(
@@ -123,6 +132,17 @@ def _adding(steps: int, goal: float | None = None, training: Training = ADDING) 
     )
 
 
+def _summing(steps: int, training: Training = ADDING) -> Row:
+    return Row(
+        name=f"adding problem, {steps} steps, ReLU, N=128",
+        task=AddingProblem(steps=steps),
+        architecture=INTEGRATOR,
+        training=training,
+        goal=None,
+        exponents=1,
+    )
+
+
 AT_ONCE = _digits("blank", 0, None)
 """What later questions about digits are measured against."""
 
@@ -147,6 +167,9 @@ ROWS = (
     _adding(100),
     _adding(200),
     _adding(1000, 0.01, _with_small_steps(ADDING, 1e-4, 3000)),
+    _summing(100),
+    _summing(200, _with_small_steps(ADDING, 3e-4, 3000)),
+    _summing(400, _with_small_steps(ADDING, 3e-4, 3000)),
 )
 """The tasks, by kind and delay.
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DELAY = "delay d (steps)"
+CEILING = 1.0
+"""The largest error that is drawn; networks that diverge have no bound."""
 
 # Lines and markers differ too, for print in grey.
 STYLES: Mapping[str, dict[str, Any]] = {
@@ -65,7 +67,7 @@ def draw_error_by_length(
 ) -> None:
     """Draw the median squared error after training against the steps, a point for each network.
 
-    Networks whose error is not finite have no point.
+    Errors above `CEILING`, or that are not numbers, are drawn there.
 
     Args:
         axes: where.
@@ -75,7 +77,7 @@ def draw_error_by_length(
         stretch: factor of the steps, that points of several arms can be told apart.
     """
     lengths = [stretch * delay_of(arm) for arm in found]
-    medians = [arm.median_loss for arm in found]
+    medians = [min(CEILING, arm.median_loss) for arm in found]
     _draw_by_delay(axes, found, lengths, medians, _loss, label=label, style=style)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -106,7 +108,8 @@ def _accuracy(run: AnyRun) -> float:
 
 
 def _loss(run: AnyRun) -> float:
-    return run.final.loss
+    loss = run.final.loss
+    return CEILING if math.isnan(loss) else min(CEILING, loss)
 
 
 def finish_accuracy(axes: "Axes", chance: float = 0.5) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flossing.experiments.condensed import CondensedRun
 from flossing.experiments.configuration import Configuration
 from flossing.experiments.figures.drawing import (
+    CEILING,
     DELAY,
     STYLES,
     draw_accuracy_by_delay,
@@ -38,20 +39,23 @@ CAPTION = (
     "delays. Every arm of a task has the same training: at most 3000 steps of Adam (digits 1200, "
     "2400 after 200 steps, 3000 after 500), whose step size, 1e-3, is smaller where holds are long "
     "(digits: 3e-4 after 60 steps of noise, 2e-4 after 200 and 500; delays of 200: 3e-4; adding "
-    "over 1000: 1e-4), and falls to zero over the last three tenths. Input weights are standard "
-    f"normal; digits and XOR over 200 steps: {QUIET:g} times that; for this XOR biases have a "
-    f"standard deviation of {BENT:g}."
+    "over 1000: 1e-4; ReLU networks 3e-4 over 200 and 400), and falls to zero over the last three "
+    f"tenths. Input weights are standard normal; digits and XOR over 200 steps: {QUIET:g} times "
+    f"that; for this XOR biases have a standard deviation of {BENT:g}. ReLU networks start from "
+    "the identity with input weights of 0.1, and only their largest exponent is flossed. Errors "
+    f"above {CEILING:g}, infinite ones among them, are drawn there."
 )
 DIGITS = "Digits"
-PANELS: Mapping[str, Callable[[Task], bool]] = {
-    "Temporal XOR": lambda task: isinstance(task, TemporalXor),
-    "Delayed copy": lambda task: isinstance(task, DelayedCopy),
-    "Spatial XOR": lambda task: isinstance(task, SpatialXor),
-    f"{DIGITS}, blank hold": lambda task: _held(task, "blank"),
-    f"{DIGITS}, held through noise": lambda task: _held(task, "noise"),
-    "Adding problem": lambda task: isinstance(task, AddingProblem),
+PANELS: Mapping[str, Callable[[Row], bool]] = {
+    "Temporal XOR": lambda row: isinstance(row.task, TemporalXor),
+    "Delayed copy": lambda row: isinstance(row.task, DelayedCopy),
+    "Spatial XOR": lambda row: isinstance(row.task, SpatialXor),
+    "Adding problem, tanh": lambda row: _adds(row, "tanh"),
+    f"{DIGITS}, blank hold": lambda row: _held(row.task, "blank"),
+    f"{DIGITS}, held through noise": lambda row: _held(row.task, "noise"),
+    "Adding problem, ReLU, 1 exponent": lambda row: _adds(row, "relu"),
 }
-COLUMNS = 3
+COLUMNS = 4
 NAMES = {"without": "none", "published": "published", "default": "default"}
 TITLES = {
     "without": "without flossing",
@@ -96,7 +100,7 @@ def configurations(size: Size) -> list[Configuration]:
     """Return the runs: every task under every schedule.
 
     Example:
-        >>> len(configurations(Size())) == 3 * 5 * 18
+        >>> len(configurations(Size())) == 3 * 5 * 21
         True
     """
     return [
@@ -117,7 +121,7 @@ def draw(results: Results) -> "Figure":
     panels = {
         name: rows
         for name, belongs in PANELS.items()
-        if (rows := [row for row in _rows_run(by_digest) if belongs(row.task)])
+        if (rows := [row for row in _rows_run(by_digest) if belongs(row)])
     }
     columns = min(COLUMNS, len(panels))
     lines = math.ceil(len(panels) / columns)
@@ -177,6 +181,10 @@ def _mark_delays(axes: "Axes", rows: Sequence[Row]) -> None:
 
 def _held(task: Task, filler: str) -> bool:
     return isinstance(task, Digits) and (task.filler == filler or not task.hold)
+
+
+def _adds(row: Row, cell: str) -> bool:
+    return isinstance(row.task, AddingProblem) and row.architecture.cell == cell
 
 
 def _rows_run(runs: Mapping[str, CondensedRun]) -> list[Row]:

@@ -171,7 +171,7 @@ def test_without_something_to_compare_with_nothing_is_decided():
 def test_rivals_at_the_flossed_wall_clock():
     contest = CONTESTS[0]
     arms = contest.configurations(seeds=2)
-    assert len(arms) == 12
+    assert len(arms) == 11
     runs = [run_of(each, 1.0, seconds=6.0, flossing=2.0) for each in arms["flossing"]]
     runs += [run_of(each, 1.0, seconds=40.0) for each in arms["chrono LSTM"]]
     table = cells(rivals_table([contest], {r.configuration.digest: r for r in runs}, seeds=2))
@@ -196,7 +196,7 @@ def test_without_flossing_there_is_no_equal_wall_clock():
 @pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: contest.name)
 def test_rivals_differ(contest):
     digests = {each.digest for each in contest.rivals().values()}
-    assert len(digests) == 12
+    assert len(digests) == 11
 
 
 def contested(contest, ends):
@@ -263,8 +263,8 @@ def test_rivals_are_drawn():
     names = [each.get_text() for each in copy.get_yticklabels()]
     assert names[-3:] == ["flossing, small inputs", "flossing", "clipping"]
     assert adding.get_xscale() == "log"
-    # Points, the end and the median for each of twelve, and flossing's own line.
-    assert len(copy.lines) == 3 * 12 + 1
+    # Points, the end and the median for each of eleven, and flossing's own line.
+    assert len(copy.lines) == 3 * 11 + 1
 
 
 def test_digits_are_drawn_against_their_hold():

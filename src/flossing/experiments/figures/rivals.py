@@ -64,7 +64,7 @@ def configurations(size: Size) -> list[Configuration]:
     """Return the runs: every rival in every contest.
 
     Example:
-        >>> len(configurations(Size())) == 5 * 12 * 5
+        >>> len(configurations(Size())) == 5 * 11 * 5
         True
     """
     return [

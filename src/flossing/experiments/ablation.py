@@ -157,6 +157,7 @@ def places(*, seeds: int) -> dict[str, list[Configuration]]:
 
 FEW = 16
 """Exponents: units whose own are not flossed can shut inputs out."""
+
 ADDERS: Mapping[str, tuple[Mapping[str, Any], int | None]] = {
     "standard normal input weights": ({}, None),
     "small input weights": ({"input_gain": QUIET}, None),
@@ -192,39 +193,6 @@ def adders(*, seeds: int) -> dict[str, list[Configuration]]:
         )
         for name, (options, k) in ADDERS.items()
     }
-    return _seeded(found, seeds)
-
-
-EXACTLY = {"every": 1, "times": None, "tolerance": 1e-6, "drift": 1e-6}
-"""Flossing until gradients over 1000 steps change by a factor of e, and no more."""
-
-
-def integrators(*, seeds: int) -> dict[str, list[Configuration]]:
-    """Return the runs of ReLU networks from the identity on the adding problem, over 1000 steps.
-
-    Args:
-        seeds: how many.
-
-    Example:
-        >>> [arm[0].flossing and arm[0].flossing.k for arm in integrators(seeds=3).values()]
-        [None, 1, 1]
-    """
-    plain = Configuration(
-        task=AddingProblem(steps=1000),
-        architecture=INTEGRATOR,
-        training=replace(ADDING, learning_rate=1e-4),
-    )
-    flossing = replace(scheduled("default", plain), k=1)
-    exact = replace(flossing, time_steps=300, schedule={**flossing.schedule, **EXACTLY})
-    found = {
-        "without flossing": plain,
-        "default, 1 exponent": replace(plain, flossing=flossing),
-        "1 exponent, more exactly": replace(plain, flossing=exact),
-    }
-    return _seeded(found, seeds)
-
-
-def _seeded(found: Mapping[str, Configuration], seeds: int) -> dict[str, list[Configuration]]:
     return {
         name: [replace(each, seed=seed) for seed in range(seeds)] for name, each in found.items()
     }

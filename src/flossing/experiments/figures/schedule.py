@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flossing.experiments.ablation import ROW, ablation, adders, integrators, networks, places
+from flossing.experiments.ablation import ROW, ablation, adders, networks, places
 from flossing.experiments.configuration import Configuration
 from flossing.experiments.figures.study import Results, SizeName, Study
 from flossing.report.horizon import ablation_table
@@ -28,10 +28,10 @@ def configurations(size: Size) -> list[Configuration]:
     """Return the runs of every variant.
 
     Example:
-        >>> len(configurations(SIZES["quick"])) == (17 + 3 + 4 + 2 + 8 + 6 + 3) * 3
+        >>> len(configurations(SIZES["quick"])) == (17 + 3 + 4 + 2 + 8 + 6) * 3
         True
     """
-    groups = (ablation, networks, places, adders, integrators)
+    groups = (ablation, networks, places, adders)
     variants = [arm for group in groups for arm in group(seeds=size.seeds).values()]
     # The default schedule is in two of the tables.
     return list({each.digest: each for arm in variants for each in arm}.values())
@@ -50,11 +50,6 @@ def tables(results: Results) -> tuple[Table, ...]:
         ablation_table(networks(seeds=seeds), runs, about="default schedule"),
         ablation_table(places(seeds=seeds), runs, about="digits"),
         ablation_table(adders(seeds=seeds), runs, about="adding problem over 100 steps, N=128"),
-        ablation_table(
-            integrators(seeds=seeds),
-            runs,
-            about="adding problem over 1000 steps, ReLU, N=128",
-        ),
     )
 
 

@@ -12,6 +12,7 @@ from flossing.experiments.figures.page import PAGE, page, picture
 from flossing.experiments.figures.record import read_record, read_records, recorded_runs
 from flossing.experiments.figures.registry import FIGURES, STUDIES
 from flossing.experiments.grid import grid
+from flossing.experiments.horizon import ROWS
 from flossing.experiments.outcomes import arm_of
 from flossing.experiments.rivals import CONTESTS, FLOSSING
 from flossing.report.markdown import markdown_table
@@ -122,15 +123,27 @@ def test_what_small_input_weights_do_in_the_readme_is_recorded():
     assert f"XOR over 70 steps then has {xor[-1]} and copy memory {copied[-1]}." in caption
 
 
-def test_where_flossing_does_harm_in_the_readme_is_recorded():
+def test_what_is_said_of_adding_in_the_readme_is_recorded():
     runs = recorded_runs(README.parent / "docs/reproduction/records")
-    errors = [arm_of(arm, runs).median_loss for arm in adders(seeds=3).values()]
-    plain, *flossed, identity = (number_in_words(each, 2) for each in errors)
     caption = " ".join(TEXT.split())
-    assert f"comes to a mean squared error of {plain}; flossed, it stays at {flossed[0]}" in caption
+    errors = [arm_of(arm, runs).median_loss for arm in adders(seeds=3).values()]
+    plain, flossed, *_ = (number_in_words(each, 2) for each in errors)
+    assert f"comes to a mean squared error of {plain}; flossed, it stays at {flossed}" in caption
     assert f"{FEW} exponents or weights that start from the identity" in caption
-    assert max(errors[1:-1]) - min(errors[1:-1]) < 0.01
-    assert f"adds up by itself, has {identity} without flossing" in caption
+    assert max(errors[1:]) - min(errors[1:]) < 0.01
+    summing = [row.configurations() for row in ROWS if row.architecture.cell == "relu"]
+    without, flossed = (
+        [number_in_words(arm_of(row[arm], runs).median_loss, 2) for row in summing]
+        for arm in ("without", "default")
+    )
+    assert f"Over 100 steps it comes to {without[0]} without flossing" in caption
+    assert without[1:] == ["∞", "∞"]
+    assert (
+        f"with that exponent flossed they are {flossed[1]} and {flossed[2]}, over 400 steps with "
+        "two networks of five above 0.01" in caption
+    )
+    last = arm_of(summing[-1]["default"], runs)
+    assert sum(each > 0.01 for each in last.losses) == 2
 
 
 def test_the_page_of_the_rerun_follows_from_its_records():

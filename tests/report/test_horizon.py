@@ -262,6 +262,8 @@ def test_rivals_are_drawn():
     copy, adding = figure.axes
     names = [each.get_text() for each in copy.get_yticklabels()]
     assert names[-3:] == ["flossing, small inputs", "flossing", "clipping"]
+    (legend,) = figure.legends
+    assert [each.get_text() for each in legend.texts] == ["after all epochs", "at equal wall-clock"]
     assert adding.get_xscale() == "log"
     # Points, the end and the median for each of eleven, and flossing's own line.
     assert len(copy.lines) == 3 * 11 + 1

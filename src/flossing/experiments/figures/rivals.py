@@ -136,7 +136,7 @@ def _draw_contest(axes: "Axes", contest: Contest, found: Mapping[str, Arm]) -> N
     axes.axvline(_reached(found[FLOSSING], allowed), color=GREY, linewidth=0.8, zorder=0)
     for place, name in enumerate(names):
         if name in found:
-            _draw_rival(axes, place, found[name], allowed, flossed=name in FLOSSED)
+            _draw_rival(axes, place, found[name], allowed, name)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.grid(axis="y", linewidth=0.3)
@@ -147,8 +147,8 @@ def _draw_contest(axes: "Axes", contest: Contest, found: Mapping[str, Arm]) -> N
         axes.set_xlabel("accuracy")
 
 
-def _draw_rival(axes: "Axes", place: int, arm: Arm, allowed: float, *, flossed: bool) -> None:
-    color = STYLES["default" if flossed else "none"]["color"]
+def _draw_rival(axes: "Axes", place: int, arm: Arm, allowed: float, name: str) -> None:
+    color = STYLES["default" if name in FLOSSED else "none"]["color"]
     shown: dict[str, Any] = {"color": color, "linestyle": "none"}
     points = [_value(run, allowed) for run in arm.runs]
     axes.plot(points, [place] * len(points), marker=".", alpha=0.5, markeredgewidth=0, **shown)
@@ -156,7 +156,8 @@ def _draw_rival(axes: "Axes", place: int, arm: Arm, allowed: float, *, flossed: 
         (_in_the_end(arm), "after all epochs", {"fillstyle": "none", "markersize": 9}),
         (_reached(arm, allowed), "at equal wall-clock", {"markersize": 5}),
     ):
-        axes.plot(value, place, marker="o", label=label if flossed else None, **marker, **shown)
+        named = label if name == FLOSSING else None
+        axes.plot(value, place, marker="o", label=named, **marker, **shown)
 
 
 def _finding(contest: Contest, found: Mapping[str, Arm], name: str) -> Finding:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
+from flossing.batches import Batches, batch_source, inputs_and_options
 from flossing.checks import require_integer
-from flossing.errors import InvalidInputError, InvalidOptionError, SkippedStepWarning
+from flossing.errors import InvalidOptionError, SkippedStepWarning
 from flossing.loss import layer_spectra, squared_deviations
 from flossing.pieces import draw_piece
 from flossing.recurrence import System
 
-Batches = Tensor | PackedSequence | Iterable[Any] | Callable[[], Any]
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
@@ -242,20 +241,6 @@ def make_optimizer(
     return torch.optim.Adam(parameters, lr=lr)
 
 
-def batch_source(batches: Batches) -> Callable[[], Any]:
-    """Return a function that gives the next inputs, whatever form the batches come in."""
-    if isinstance(batches, Tensor | PackedSequence):
-        return lambda: batches
-    if callable(batches):
-        return batches
-    if not isinstance(batches, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidInputError(
-            "batches must be an iterable of inputs, a function that returns the next, or one "
-            f"tensor, not a {type(batches).__name__}"
-        )
-    return _again_and_again(batches).__next__
-
-
 @contextmanager
 def _each_warning_once(warned: set[type[Warning]]) -> Generator[None]:
     """Pass on the first warning of each category; a run has as many occasions as steps."""
@@ -266,20 +251,6 @@ def _each_warning_once(warned: set[type[Warning]]) -> Generator[None]:
     warned.update(first)
     for warning in first.values():
         warnings.warn(warning.message, stacklevel=5)
-
-
-def _again_and_again(batches: Iterable[Any]) -> Iterator[Any]:
-    used = 0
-    while True:
-        before = used
-        for batch in batches:
-            used += 1
-            yield batch
-        if used == before:
-            raise InvalidInputError(
-                f"the batches ran out after {used}: pass an iterable that can be gone through "
-                "again, an endless one, or a function that returns the next batch"
-            )
 
 
 def _chosen_parameters(
@@ -302,19 +273,6 @@ def _chosen_parameters(
     return chosen
 
 
-def _inputs_and_options(batch: Any) -> tuple[Any, dict[str, int]]:
-    inputs = getattr(batch, "inputs", batch)
-    if isinstance(inputs, int) and not isinstance(inputs, bool):
-        return None, {"steps": inputs}
-    if isinstance(inputs, Tensor | PackedSequence):
-        return inputs, {}
-    raise InvalidInputError(
-        "each batch must be a tensor or PackedSequence of inputs, have one as its attribute "
-        f"'inputs', or be a number of steps, not a {type(inputs).__name__}: from pairs, take the "
-        "inputs, e.g. (inputs for inputs, targets in loader)"
-    )
-
-
 def _step(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
@@ -322,7 +280,7 @@ def _step(
     tolerance: float | None,
     generator: torch.Generator,
 ) -> tuple[_Step, bool]:
-    inputs, options = _inputs_and_options(batch)
+    inputs, options = inputs_and_options(batch)
     state = objective.state(inputs) if callable(objective.state) else objective.state
     if objective.piece is not None:
         inputs, state = draw_piece(

@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flossing.batches import Batches, batch_source
 from flossing.checks import require_integer, require_positive
 from flossing.errors import InvalidOptionError
 from flossing.floss import (
-    Batches,
     FlossHistory,
     OptimizerFactory,
-    batch_source,
     floss_objective,
     make_objective,
     make_optimizer,

@@ -116,7 +116,7 @@ class Member:
             return
         flosser, drive = self._flossed
         training = self.configuration.training
-        # A network that training has driven to infinity has a result, too: losses of NaN.
+        # A network that training has driven to infinity has a result, too: infinite losses.
         with self._flossing_clock(), suppress(NonFiniteError):
             history = flosser.step(
                 epoch,

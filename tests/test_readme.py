@@ -108,12 +108,12 @@ def test_what_flossing_loses_and_gains_in_the_readme_is_recorded():
         assert sentence in caption
     ratio = added["long expressive memory"].seconds / added[FLOSSING].seconds
     assert round(ratio) == 4
-    lost = [each.claim for each in rivals.findings(results) if not each.agrees]
-    # Adding is lost by those with small inputs among errors that are all those of a constant.
-    assert [claim.partition(" does")[0] for claim in lost] == [
-        "copy memory, 100 steps: at equal wall-clock flossing",
-        "adding, 200 steps: at equal wall-clock flossing, small inputs",
-    ]
+    verdicts = {each.claim.partition(" does")[0]: each.agrees for each in rivals.findings(results)}
+    lost = [claim for claim, agrees in verdicts.items() if agrees is False]
+    undecided = [claim for claim, agrees in verdicts.items() if agrees is None]
+    assert lost == ["copy memory, 100 steps: at equal wall-clock flossing"]
+    assert len(undecided) == 2
+    assert all(claim.startswith("adding, 200 steps") for claim in undecided)
 
 
 def test_what_small_input_weights_do_in_the_readme_is_recorded():

@@ -216,8 +216,8 @@ def contested(contest, ends):
         (0, {"flossing": 0.99, "chrono LSTM": 0.9}, True),
         (0, {"flossing": 0.99, "chrono LSTM": 0.993}, True),
         (0, {"flossing": 0.9, "chrono LSTM": 0.99}, False),
-        (3, {"flossing": 0.01, "chrono LSTM": 0.1}, True),
-        (3, {"flossing": 0.1, "chrono LSTM": 0.01}, False),
+        (3, {"flossing": 0.01, "chrono LSTM": 0.05}, True),
+        (3, {"flossing": 0.05, "chrono LSTM": 0.01}, False),
     ],
 )
 def test_a_contest_is_judged_at_equal_wall_clock(index, ends, agrees):
@@ -225,6 +225,13 @@ def test_a_contest_is_judged_at_equal_wall_clock(index, ends, agrees):
     assert found.agrees is agrees
     assert "of the others the best is chrono LSTM with" in found.found
     assert quiet.agrees is False
+
+
+def test_where_all_errors_are_those_of_guessing_nothing_is_decided():
+    ends = {"flossing": 0.16, "flossing, small inputs": 0.05, "chrono LSTM": 0.14}
+    guessed, learned = rivals.findings(contested(CONTESTS[3], ends))
+    assert guessed.agrees is None
+    assert learned.agrees
 
 
 def test_small_inputs_are_judged_by_themselves():

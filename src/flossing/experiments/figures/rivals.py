@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from flossing.experiments.condensed import AnyRun, CondensedRun
 from flossing.experiments.configuration import Configuration
 from flossing.experiments.figures.drawing import STYLES, legend_above, title
 from flossing.experiments.figures.study import Finding, Results, Study
 from flossing.experiments.horizon import QUIET
+from flossing.experiments.member import LEARNED
 from flossing.experiments.outcomes import Arm, arm_of, last_within
 from flossing.experiments.rivals import (
     CONTESTS,
@@ -25,6 +28,7 @@ from flossing.experiments.rivals import (
 from flossing.plots import GREY, new_figure
 from flossing.report.horizon import rivals_table
 from flossing.report.model import Table
+from flossing.tasks import constant_loss
 from flossing.wording import number_in_words
 
 if TYPE_CHECKING:
@@ -45,6 +49,9 @@ EQUAL = 0.01
 
 EQUAL_ERRORS = 1.1
 """A smaller ratio of errors decides nothing."""
+
+GUESSES = 256
+"""Sequences on which the error of a constant answer is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +103,10 @@ def draw(results: Results) -> "Figure":
 
 
 def findings(results: Results) -> list[Finding]:
-    """Judge in each contest whether flossing does as well as the best of the others."""
+    """Judge in each contest whether flossing does as well as the best of the others.
+
+    Undecided is what was not run in full, and where no network has learned anything by then.
+    """
     return [
         _finding(contest, found, name)
         for contest, found in _contests(results)
@@ -178,8 +188,18 @@ def _finding(contest: Contest, found: Mapping[str, Arm], name: str) -> Finding:
         f"is {best} with {_in_words(flossed, reached[best])}. After all epochs {name} has "
         f"{_in_words(flossed, _in_the_end(flossed))}, and the best of the others is {finest} with "
         f"{_in_words(flossed, ends[finest])}.",
-        own <= EQUAL_ERRORS * reached[best] if flossed.regression else own >= reached[best] - EQUAL,
+        _holds(contest, flossed, own, reached[best]),
     )
+
+
+def _holds(contest: Contest, flossed: Arm, own: float, best: float) -> bool | None:
+    """Whether flossing does as well as the best; `None` where both errors are those of guessing."""
+    if not flossed.regression:
+        return own >= best - EQUAL
+    batch = contest.task.sample(GUESSES, generator=torch.Generator().manual_seed(0))
+    if min(own, best) > LEARNED * constant_loss(contest.task, batch):
+        return None
+    return own <= EQUAL_ERRORS * best
 
 
 def _reached(arm: Arm, seconds: float) -> float:

@@ -279,7 +279,7 @@ def measured(seconds: float, threads: int) -> dict[str, Any]:
         seconds: Time that runs are repeated for.
         threads: Of PyTorch and of the compiled loops.
     """
-    from flossing.experiments.environment import environment
+    from flossing.support.environment import environment
 
     def row(name: str) -> list[dict[str, Any]]:
         print(name, file=sys.stderr)

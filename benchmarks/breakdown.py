@@ -22,8 +22,8 @@ from speed import SIZES
 from torch import nn
 
 import flossing
-from flossing.experiments.environment import environment
-from flossing.scan.compiled import drive, drive_layer
+from flossing.compiled import layer_interface, scan_interface
+from flossing.support.environment import environment
 
 COLUMNS = (
     "total",
@@ -77,8 +77,8 @@ def timed_loops() -> dict[str, float]:
         taken[LOOPS[f"{module}.{name}"]] += time.perf_counter() - start
         return result
 
-    in_threads = drive.in_threads
-    drive.in_threads = drive_layer.in_threads = timed
+    in_threads = scan_interface.in_threads
+    scan_interface.in_threads = layer_interface.in_threads = timed
     return taken
 
 

@@ -14,14 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from flossing.experiments.environment import environment
+from flossing.support.environment import environment
 
 MEASURE = """
 import sys, time
 import torch, flossing
-from flossing.backends import chosen_backend
-from flossing.growth_compiled import compiled_growth
-from flossing.recurrence import driven_map
+from flossing.measurement.backends import chosen_backend
+from flossing.measurement.compiled_growth import compiled_growth
+from flossing.systems.recurrence import driven_map
 
 torch.set_num_threads(1)
 kind, dtype = sys.argv[1:]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import flossing
-from flossing.experiments.environment import environment
+from flossing.support.environment import environment
 
 STATUS = Path("/proc/self/status")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import flossing
-from flossing.growth import Growth
+from flossing.measurement.growth import Growth
 
 Method = Callable[[], Any]
 

@@ -53,7 +53,7 @@ def main() -> None:
     from rich.console import Console
 
     import flossing
-    from flossing.experiments.environment import environment
+    from flossing.support.environment import environment
 
     torch.set_num_threads(options.threads)
     for dtype in (torch.float32, torch.float64):

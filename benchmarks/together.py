@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from flossing.backends import compile_ahead
-from flossing.experiments.configuration import Architecture, Configuration, Training
-from flossing.experiments.environment import environment
-from flossing.experiments.training import run_together
+from flossing.measurement.backends import compile_ahead
+from flossing.support.environment import environment
 from flossing.tasks import TemporalXor, task_loss
+from flossing_lab.runs.configuration import Architecture, Configuration, Training
+from flossing_lab.training.trainer import run_together
 
 TASK = TemporalXor(delay=40, steps=120)
 EPOCHS = 20

@@ -1,17 +1,17 @@
 """Lyapunov exponents of recurrent PyTorch networks: measured, differentiated, pushed to zero."""
 
 from flossing.analysis.closed_loop import ClosedLoop, closed_loop
-from flossing.analysis.context import DynamicalContext, dynamical_context
+from flossing.analysis.context import (
+    DynamicalContext,
+    Saturation,
+    WeightSpectrum,
+    dynamical_context,
+)
 from flossing.analysis.convergence import Convergence, convergence
 from flossing.analysis.covariant_vectors import CovariantVectors, covariant_vectors
-from flossing.analysis.effective_rank import effective_rank
-from flossing.analysis.gradient_horizon import gradient_horizon
+from flossing.analysis.effective_rank import EffectiveRank, GradientRank, effective_rank
+from flossing.analysis.gradient_horizon import GradientHorizon, GradientReach, gradient_horizon
 from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
-from flossing.analysis.rank import EffectiveRank, GradientRank
-from flossing.analysis.reach import GradientHorizon, GradientReach
-from flossing.analysis.saturation import Saturation
-from flossing.analysis.weights import WeightSpectrum
-from flossing.backends import compile_ahead
 from flossing.errors import (
     ExplodingGradientWarning,
     FlossingError,
@@ -31,7 +31,8 @@ from flossing.errors import (
 from flossing.floss import FlossHistory, floss
 from flossing.flosser import Flosser
 from flossing.loss import flossing_loss
-from flossing.result import LyapunovSpectrum
+from flossing.measurement.backends import compile_ahead
+from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import log_growth_rates, lyapunov_spectrum
 from flossing.watch import Watcher, watch
 

@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flossing.batches import Batches, batch_source, inputs_and_options
-from flossing.checks import require_integer
+from flossing.batches import Batches, batch_source, draw_piece, inputs_and_options
 from flossing.errors import InvalidOptionError, SkippedStepWarning
 from flossing.loss import layer_spectra, squared_deviations
-from flossing.pieces import draw_piece
-from flossing.recurrence import System
+from flossing.support.checks import require_integer
+from flossing.systems.recurrence import System
 
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from flossing.batches import Batches, batch_source
-from flossing.checks import require_integer, require_positive
 from flossing.errors import InvalidOptionError
 from flossing.floss import (
     FlossHistory,
@@ -16,7 +15,8 @@ from flossing.floss import (
     make_objective,
     make_optimizer,
 )
-from flossing.recurrence import System
+from flossing.support.checks import require_integer, require_positive
+from flossing.systems.recurrence import System
 
 LONGEST_PAUSE = 16
 """In units of the least number of epochs between episodes."""

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from flossing.errors import InvalidOptionError
-from flossing.recurrence import System
-from flossing.result import LyapunovSpectrum
+from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
+from flossing.systems.recurrence import System
 
 Reduction = str | Callable[[Tensor], Tensor]
 

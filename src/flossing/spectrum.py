@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from flossing.growth import Backend
-from flossing.jacobians import jacobian_map
-from flossing.measure import run
-from flossing.options import Options, make_plan
-from flossing.recurrence import DrivenMap, StateGradient, System, driven_map
-from flossing.result import LyapunovSpectrum
-from flossing.summary import summarise, warn_of_explosion, warn_of_tolerance
+from flossing.measurement.growth import Backend
+from flossing.measurement.plan import Options, make_plan
+from flossing.measurement.result import LyapunovSpectrum
+from flossing.measurement.run import run
+from flossing.measurement.summary import summarise, warn_of_explosion, warn_of_tolerance
+from flossing.systems.jacobian_stack import jacobian_map
+from flossing.systems.recurrence import DrivenMap, StateGradient, System, driven_map
 
 
 def lyapunov_spectrum(
@@ -98,8 +98,9 @@ def lyapunov_spectrum(
             global random state alone.
         backend: "compiled" (loops compiled for the CPU, PyTorch operations elsewhere), "torch"
             (PyTorch operations everywhere), "reference" (slow: explicit Jacobians and autograd
-            through `torch.linalg.qr`), a callable like `flossing.growth.torch_growth`, or "auto":
-            compiled loops where they are on disk, and PyTorch operations while a process in the
+            through `torch.linalg.qr`), a callable like
+            `flossing.measurement.growth.torch_growth`, or "auto": compiled loops where they are
+            on disk, and PyTorch operations while a process in the
             background compiles them, once on a machine, for half a minute. The two agree but for
             rounding; `flossing.compile_ahead` makes a program the same from its first call on.
 

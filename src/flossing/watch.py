@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
-from flossing.checks import require_integer
 from flossing.errors import (
     InvalidOptionError,
     NonFiniteError,
     NumericalWarning,
     UnsupportedSystemError,
 )
-from flossing.options import Options
-from flossing.recurrence import DrivenMap, System, computing_dtype, driven_map
+from flossing.measurement.plan import Options
 from flossing.spectrum import measure
-from flossing.stock import is_stock
-from flossing.tree import flatten
-from flossing.typed import numbers
+from flossing.support.checks import require_integer
+from flossing.support.pytree import flatten
+from flossing.support.torch_typed import numbers
+from flossing.systems.recurrence import DrivenMap, System, computing_dtype, driven_map
+from flossing.systems.stock import is_stock
 
 Inputs = Tensor | PackedSequence | None
 

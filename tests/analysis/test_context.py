@@ -9,8 +9,8 @@ from torch import nn
 
 import flossing
 from flossing import InvalidInputError, InvalidOptionError, LostRankWarning, NumericalWarning
+from flossing.analysis.context import weight_spectrum
 from flossing.analysis.linearisation import linearise
-from flossing.analysis.weights import weight_spectrum
 
 MODULES = [
     lambda **options: nn.RNN(2, 5, **options),
@@ -49,7 +49,7 @@ def test_volume_in_several_chunks(monkeypatch):
     rnn, inputs = nn.GRU(1, 3, dtype=torch.float64), torch.randn(17, 2, 1, dtype=torch.float64)
     whole = flossing.dynamical_context(rnn, inputs)
     monkeypatch.setattr("flossing.analysis.context._CHUNK_ELEMENTS", 40)
-    monkeypatch.setattr("flossing.analysis.saturation._CHUNK_STEPS", 4)
+    monkeypatch.setattr("flossing.analysis.context._CHUNK_STEPS", 4)
     chunked = flossing.dynamical_context(rnn, inputs)
     assert chunked.as_dict() == pytest.approx(whole.as_dict(), rel=1e-12)
 

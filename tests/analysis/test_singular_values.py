@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import digamma
 
-from flossing.analysis.singular_values import GradedProduct, log_singular_values
+from flossing.analysis.numerics.graded_product import GradedProduct, log_singular_values
 from flossing.errors import NonFiniteError
 
 

@@ -9,13 +9,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from flossing.checks import require_integer
-from flossing.custom import CallableRecurrence, callable_recurrence, computing_in, probe, state_of
 from flossing.errors import UnsupportedSystemError
-from flossing.recurrence import System, computing_dtype, driven_map
-from flossing.stock import StockCell, StockLayer, StockRecurrence, is_stock, stock_recurrence
-from flossing.trajectory import trajectory
-from flossing.tree import describe, flatten
+from flossing.support.checks import require_integer
+from flossing.support.pytree import describe, flatten
+from flossing.systems.custom import (
+    CallableRecurrence,
+    callable_recurrence,
+    computing_in,
+    probe,
+    state_of,
+)
+from flossing.systems.recurrence import System, computing_dtype, driven_map
+from flossing.systems.stock import (
+    StockCell,
+    StockLayer,
+    StockRecurrence,
+    is_stock,
+    stock_recurrence,
+)
+from flossing.systems.trajectory import trajectory
 
 Readout = Callable[[Any], Tensor]
 

@@ -1,23 +1,115 @@
 """What stands beside the exponents: dimension, volume, saturation, and the spectrum of W."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from flossing.analysis.linearisation import Linearisation, linearise
-from flossing.analysis.saturation import Saturation, gate_saturation
-from flossing.analysis.weights import WeightSpectrum, weight_spectrum
-from flossing.checks import require_choice, require_integer
 from flossing.errors import InvalidOptionError
-from flossing.recurrence import System
-from flossing.result import LyapunovSpectrum
+from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
-from flossing.stock import StockRecurrence
-from flossing.typed import eigvals, matrix_norm, slogdet
+from flossing.support.checks import require_choice, require_integer
+from flossing.support.torch_typed import eigvals, matrix_norm, slogdet
+from flossing.systems.recurrence import System
+from flossing.systems.stock import StockRecurrence
+
+
+@dataclass(frozen=True)
+class WeightSpectrum:
+    r"""What a square matrix W does to vectors, alone and again and again.
+
+    Attributes:
+        eigenvalues: (N,), of W.
+        spectral_radius: ρ(W), the largest modulus of an eigenvalue: the growth per step of W^t
+            after many steps.
+        spectral_norm: ‖W‖₂, the largest growth in one step; never below the radius.
+        departure_from_normality: Henrici's (‖W‖_F² − Σ|μ_i|²)^½ over ‖W‖_F, from 0 for a normal
+            matrix (symmetric, orthogonal) to 1 for a nilpotent one, a chain (Henrici 1962;
+            Trefethen & Embree, "Spectra and Pseudospectra", 2005). Zero for W = 0.
+    """
+
+    eigenvalues: Complex[Tensor, "N"]
+    spectral_radius: float
+    spectral_norm: float
+    departure_from_normality: float
+
+
+def weight_spectrum(weights: Float[Tensor, "N N"]) -> WeightSpectrum:
+    """Measure a square matrix, in double precision.
+
+    Example:
+        A chain: no eigenvalue but 0, and yet it hands a vector on undiminished.
+
+        >>> import torch
+        >>> chain = weight_spectrum(torch.diag(torch.ones(3), -1))
+        >>> chain.spectral_radius, chain.spectral_norm, chain.departure_from_normality
+        (0.0, 1.0, 1.0)
+    """
+    matrix = weights.detach().double()
+    eigenvalues = eigvals(matrix)
+    energy = float(matrix.square().sum())
+    # Rounding can make the difference negative where the matrix is normal.
+    excess = max(0.0, energy - float(eigenvalues.abs().square().sum()))
+    return WeightSpectrum(
+        eigenvalues=eigenvalues,
+        spectral_radius=float(eigenvalues.abs().max()),
+        spectral_norm=float(matrix_norm(matrix, ord=2)),
+        departure_from_normality=(excess / energy) ** 0.5 if energy > 0 else 0.0,
+    )
+
+
+_CHUNK_STEPS = 256
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """How often the units of one gate do not respond to a change of what they receive.
+
+    Attributes:
+        share: (B,), of all units at all steps, those that are saturated.
+        throughout: (B,), of all units, those that are saturated at every step; of ReLU units,
+            the dead ones.
+    """
+
+    share: Float[Tensor, "B"]
+    throughout: Float[Tensor, "B"]
+
+
+def gate_saturation(
+    run: Linearisation, start: int, relative_slope: float
+) -> dict[tuple[int, str], Saturation]:
+    """Return the saturation of every gate, by layer and gate; nothing for other systems.
+
+    Args:
+        run: the trajectory.
+        start: first step that counts.
+        relative_slope: a unit whose squashing function has a derivative below this share of its
+            largest is saturated.
+    """
+    recurrence, skipped = run.problem.recurrence, run.problem.steps - run.steps
+    if not isinstance(recurrence, StockRecurrence):
+        return {}
+    counts: dict[tuple[int, str], Tensor] = {}
+    throughout: dict[tuple[int, str], Bool[Tensor, "B N"]] = {}
+    for first in range(start, run.steps, _CHUNK_STEPS):
+        last = min(first + _CHUNK_STEPS, run.steps)
+        inputs = cast(Tensor, run.problem.inputs_from(skipped + first, skipped + last))
+        with torch.no_grad():
+            slopes = recurrence.slopes(inputs, run.states[first:last])
+        for name, slope in slopes.items():
+            saturated = slope < relative_slope
+            counts[name] = counts.get(name, 0) + saturated.sum(dim=0)
+            throughout[name] = throughout.get(name, True) & saturated.all(dim=0)
+    steps = run.steps - start
+    return {
+        name: Saturation(count.double().mean(-1) / steps, throughout[name].double().mean(-1))
+        for name, count in counts.items()
+    }
+
 
 _CHUNK_ELEMENTS = 1 << 22
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flossing.checks import require_integer
 from flossing.errors import InvalidOptionError
-from flossing.result import LyapunovSpectrum
-from flossing.statistics import standard_errors
+from flossing.measurement.result import LyapunovSpectrum
+from flossing.measurement.statistics import standard_errors
+from flossing.support.checks import require_integer
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from flossing.analysis.covariant_scan import scan_covariant
 from flossing.analysis.linearisation import linearise
-from flossing.checks import require_integer
+from flossing.analysis.numerics.covariant_scan import scan_covariant
 from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarning
-from flossing.options import exponent_count, random_frame
-from flossing.recurrence import System
-from flossing.typed import qr, svdvals, vector_norm
+from flossing.measurement.plan import exponent_count, random_frame
+from flossing.support.checks import require_integer
+from flossing.support.torch_typed import qr, svdvals, vector_norm
+from flossing.systems.recurrence import System
 
 _PIECE = 256
 

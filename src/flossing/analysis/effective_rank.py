@@ -1,7 +1,7 @@
 """`effective_rank`: in how many directions the gradient of the recurrent weights points."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -11,14 +11,71 @@ from torch.nn.utils.rnn import PackedSequence
 
 from flossing.analysis.linearisation import analysed_map
 from flossing.analysis.outputs import Loss, loss_value, outputs
-from flossing.analysis.rank import EffectiveRank, GradientRank
-from flossing.custom import CallableRecurrence, computing_in
 from flossing.errors import InvalidOptionError, NonFiniteError
-from flossing.gates import GRU, LSTM, LayerWeights
-from flossing.recurrence import DrivenMap, Recurrence, System
-from flossing.stock import StockRecurrence
-from flossing.trajectory import check_finite, trajectory
-from flossing.typed import svdvals
+from flossing.support.torch_typed import svdvals
+from flossing.systems.custom import CallableRecurrence, computing_in
+from flossing.systems.gates import GRU, LSTM, LayerWeights
+from flossing.systems.recurrence import DrivenMap, Recurrence, System
+from flossing.systems.stock import StockRecurrence
+from flossing.systems.trajectory import check_finite, trajectory
+
+
+@dataclass(frozen=True)
+class GradientRank:
+    """The singular values σ of the gradient of one matrix, and how many of them matter.
+
+    The ranks lie between 1, for an outer product of two vectors, and the number of singular values,
+    where all are equal; those of a gradient of zero are 0.
+
+    Attributes:
+        singular_values: (r,), in descending order.
+    """
+
+    singular_values: Float[Tensor, "r"]
+
+    @property
+    def participation_ratio(self) -> float:
+        """(Σσ²)² / Σσ⁴, the number of equal σ² that would be as spread out."""
+        squares = self._relative.square()
+        # The largest is 1, unless all are 0.
+        return float(squares.sum().square() / squares.square().sum().clamp(min=1.0))
+
+    @property
+    def stable_rank(self) -> float:
+        """Σσ² / max σ² = ‖G‖_F² / ‖G‖₂² (Rudelson & Vershynin 2007)."""
+        return float(self._relative.square().sum())
+
+    @property
+    def entropy_rank(self) -> float:
+        """exp(−Σ p log p) with p = σ / Σσ (Roy & Vetterli 2007)."""
+        total = self._relative.sum()
+        if not total:
+            return 0.0
+        shares = self._relative / total
+        return float(torch.xlogy(shares, shares).sum().neg().exp())
+
+    @property
+    def _relative(self) -> Float[Tensor, "r"]:
+        # Squares of small gradients underflow; the ranks do not depend on the scale.
+        values = self.singular_values.double()
+        return values / torch.where(values[0] > 0, values[0], 1.0)
+
+
+@dataclass(frozen=True)
+class EffectiveRank:
+    """The gradients of weight matrices for one loss.
+
+    Attributes:
+        matrices: of each matrix, by the name of the parameter.
+        gates: of GRUs and LSTMs, the rows of each gate on their own, by the name of the parameter
+            and that of the gate: "reset", "update", "new"; "input", "forget", "cell", "output".
+        loss: the loss.
+    """
+
+    matrices: Mapping[str, GradientRank]
+    gates: Mapping[str, Mapping[str, GradientRank]]
+    loss: float
+
 
 _GATES = {
     GRU: ("reset", "update", "new"),

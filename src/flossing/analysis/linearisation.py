@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from flossing.checks import require_integer
 from flossing.errors import InvalidInputError
-from flossing.recurrence import DrivenMap, System, driven_map
-from flossing.tangent import TangentMap
-from flossing.trajectory import check_finite, trajectory
+from flossing.support.checks import require_integer
+from flossing.systems.recurrence import DrivenMap, System, driven_map
+from flossing.systems.tangent import TangentMap
+from flossing.systems.trajectory import check_finite, trajectory
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from flossing.analysis.linearisation import Linearisation, linearise
-from flossing.analysis.singular_values import GradedProduct
-from flossing.checks import require_integer
+from flossing.analysis.numerics.graded_product import GradedProduct
 from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarning
-from flossing.recurrence import System
 from flossing.spectrum import lyapunov_spectrum
-from flossing.typed import qr
+from flossing.support.checks import require_integer
+from flossing.support.torch_typed import qr
+from flossing.systems.recurrence import System
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +113,7 @@ def long_term_jacobian(
     far back errors can be assigned (Engelken, NeurIPS 2023). Any horizon will do: the product is
     kept as an orthonormal frame, logarithms of scales and a well conditioned rest, never
     multiplied out, and its singular values come from one-sided Jacobi rotations, all of them to
-    high relative accuracy (see `flossing.analysis.singular_values`).
+    high relative accuracy (see `flossing.analysis.numerics.graded_product`).
 
     For k < n, T is restricted to the subspace that k tangent vectors span which were carried
     along from the state transient on and orthonormalised at every step, those that

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from flossing.analysis.linearisation import Linearisation
 from flossing.errors import InvalidOptionError, NonFiniteError
-from flossing.recurrence import DrivenMap, System
-from flossing.stock import StockRecurrence
-from flossing.tree import describe, flatten
-from flossing.typed import unflatten
+from flossing.support.pytree import describe, flatten
+from flossing.support.torch_typed import unflatten
+from flossing.systems.recurrence import DrivenMap, System
+from flossing.systems.stock import StockRecurrence
 
 Loss = Callable[[Any], Any]
 """Outputs of all steps, as `outputs` lays them out, to a scalar tensor."""

@@ -10,7 +10,7 @@ import torch
 
 from flossing.analysis.context import DynamicalContext
 from flossing.plots.axes import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, axes_or_new
-from flossing.typed import numbers
+from flossing.support.torch_typed import numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

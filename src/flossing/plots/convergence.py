@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from flossing.analysis.convergence import Convergence
-from flossing.checks import require_integer
 from flossing.plots.axes import (
     BLUE,
     GREEN,
@@ -18,6 +17,7 @@ from flossing.plots.axes import (
     axes_or_new,
     finite_or_nan,
 )
+from flossing.support.checks import require_integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flossing.analysis.rank import EffectiveRank
+from flossing.analysis.effective_rank import EffectiveRank
 from flossing.plots.axes import (
     BLUE,
     GREEN,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing.analysis.reach import GradientHorizon, GradientReach
+from flossing.analysis.gradient_horizon import GradientHorizon, GradientReach
 from flossing.plots.axes import (
     BLUE,
     GREEN,

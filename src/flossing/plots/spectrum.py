@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.measurement.result import LyapunovSpectrum
 from flossing.plots.axes import add_note, axes_or_new, finite_or_nan, with_defaults
-from flossing.result import LyapunovSpectrum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

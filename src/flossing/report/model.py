@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flossing.documents import json_text
-from flossing.experiments.environment import environment
-from flossing.wording import number_in_words
+from flossing.support.environment import environment
+from flossing.support.formatting import number_in_words
+from flossing.support.strict_json import json_text
 
 Value = str | int | float
 """What a table or a fact shows; numbers are put into words for the page, and kept in JSON."""

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flossing.scan.boundaries import Limits
-from flossing.typed import numbers, qr, vector_norm
+from flossing.support.torch_typed import numbers, qr, vector_norm
 
 
 class Factored(NamedTuple):

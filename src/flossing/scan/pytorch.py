@@ -11,7 +11,7 @@ from torch import Tensor
 from flossing.errors import NonFiniteError
 from flossing.scan.boundaries import Limits, Pace
 from flossing.scan.factor import Factored, factor, with_positive_diagonals
-from flossing.typed import solve_triangular
+from flossing.support.torch_typed import solve_triangular
 
 NOT_FINITE = (
     "the tangent vectors became infinite or NaN: a Jacobian is not finite, or its entries are too "

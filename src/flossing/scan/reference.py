@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.scan.boundaries import plan
-from flossing.typed import qr
+from flossing.support.torch_typed import qr
 
 
 def explicit_jacobians(

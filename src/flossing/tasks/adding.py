@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from flossing.checks import require_integer
+from flossing.support.checks import require_integer
 from flossing.tasks.base import Batch, Kind, Task, mask_from
 
 

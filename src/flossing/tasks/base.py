@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from flossing.checks import require_integer
 from flossing.errors import InvalidOptionError
+from flossing.support.checks import require_integer
 
 Kind: TypeAlias = Literal["binary", "categorical", "regression"]
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import one_hot
 
-from flossing.checks import require_choice, require_integer
+from flossing.support.checks import require_choice, require_integer
 from flossing.tasks.base import Batch, Kind, Task, mask_from
 
 

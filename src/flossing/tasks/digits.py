@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from flossing.checks import require_choice, require_integer
 from flossing.errors import InvalidOptionError
+from flossing.support.checks import require_choice, require_integer
 from flossing.tasks.base import Batch, Kind, Task, mask_from
 
 IMAGE_SIDE = 8

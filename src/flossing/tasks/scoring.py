@@ -12,8 +12,8 @@ from torch.nn.functional import (
     one_hot,
 )
 
-from flossing.checks import require_choice
 from flossing.errors import InvalidOptionError
+from flossing.support.checks import require_choice
 from flossing.tasks.base import Batch, Kind, Task
 
 

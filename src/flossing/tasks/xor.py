@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from flossing.checks import require_integer
 from flossing.errors import InvalidOptionError
+from flossing.support.checks import require_integer
 from flossing.tasks.base import DelayedParity
 
 

@@ -1,0 +1,1 @@
+"""The numerical methods behind the analyses, one method a file."""

@@ -1,0 +1,173 @@
+"""The scan forward and back that finds covariant Lyapunov vectors (Ginelli et al. 2007).
+
+Forward go the frames of a factorisation at every step, J_t Q_{t-1} = Q_t R_t. A covariant vector
+lies in the span of the first vectors of the frame, V_t = Q_t C_t with C upper triangular, and
+J_t V_{t-1} = V_t D_t with D diagonal, so that backward in time
+
+    C_{t-1} = R_t^{-1} C_t D_t,
+
+where D only makes the columns unit vectors. From any C whose diagonal has no zeros that recursion
+converges to the covariant vectors; it starts from the identity.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flossing.scan.boundaries import Limits, Pace, plan
+from flossing.scan.pytorch import Product, scan_forward
+from flossing.support.torch_typed import solve_triangular, vector_norm
+
+
+class CovariantScan(NamedTuple):
+    """Unit vectors at the points that were wanted, and their log growth from each to the next."""
+
+    vectors: Float[Tensor, "points B n k"]
+    log_growth: Float[Tensor, "intervals B k"]
+
+
+class _Point(NamedTuple):
+    """A frame, the vectors as combinations of it, and their log growth in the step that follows."""
+
+    steps_done: int
+    frame: Float[Tensor, "B n k"]
+    coefficients: Float[Tensor, "B k k"]
+    log_growth: Float[Tensor, "B k"]
+
+
+def scan_covariant(
+    push: Product, frame: Float[Tensor, "B n k"], steps: int, wanted: range, chunk: int
+) -> CovariantScan:
+    """Scan forward, then backward chunk by chunk.
+
+    Args:
+        push: `push(t, V)` is J_t V.
+        frame: orthonormal frame before step 0.
+        steps: number of steps.
+        wanted: how many steps are done at the points where the vectors are wanted.
+        chunk: steps of a chunk: they decide about memory, not about the result.
+
+    Raises:
+        NonFiniteError: a tangent vector is infinite or NaN.
+    """
+    batch, _, count = frame.shape
+    vectors = frame.new_empty(len(wanted), *frame.shape)
+    log_growth = frame.new_zeros(len(wanted) - 1, batch, count)
+    for point in _points_backward(push, frame, steps, chunk):
+        interval, inside = divmod(point.steps_done - wanted.start, wanted.step)
+        if inside == 0 and 0 <= interval < len(vectors):
+            vectors[interval] = _with_settled_signs(point.frame @ point.coefficients)
+        if 0 <= interval < len(log_growth):
+            log_growth[interval] += point.log_growth
+    return CovariantScan(vectors, log_growth)
+
+
+def _points_backward(
+    push: Product, frame: Float[Tensor, "B n k"], steps: int, chunk: int
+) -> Iterator[_Point]:
+    """Yield the points from the last to the first.
+
+    Of the frames only those where a chunk starts outlive the pass forward; the others are
+    computed again when the pass backward comes to their chunk.
+    """
+    # Factored at every step, a frame does not depend on where the chunks are.
+    pace = Pace(1, False, Limits.of(frame.dtype))
+    ends = plan((steps,), chunk)
+    first_frames = [frame]
+    if len(ends) > 1:
+        cuts = tuple(ends[:-1])
+        first_frames += scan_forward(push, frame, cuts, pace, keep_frames=False).stop_frames
+    identity = torch.eye(frame.shape[-1], dtype=frame.dtype, device=frame.device)
+    coefficients = identity.repeat(len(frame), 1, 1)
+    for start, stop in zip([0, *ends[:-1]][::-1], ends[::-1], strict=True):
+
+        def push_on(step: int, vectors: Tensor, start: int = start) -> Tensor:
+            return push(start + step, vectors)
+
+        forward = scan_forward(push_on, first_frames.pop(), (stop - start,), pace, keep_frames=True)
+        frames, triangular = cast(Tensor, forward.frames), cast(Tensor, forward.triangular)
+        dependent = torch.isneginf(forward.log_growth)
+        if stop == steps:
+            yield _Point(steps, frames[-1], coefficients, torch.zeros_like(frame[:, 0]))
+        for step in reversed(range(stop - start)):
+            if bool(dependent[step].any()):
+                images = frames[step + 1].mT @ push_on(step, frames[step])
+                coefficients, grown = _back_through_lost_rank(
+                    coefficients, triangular[step], dependent[step], images
+                )
+            else:
+                before = solve_triangular(triangular[step], coefficients, upper=True)
+                coefficients, lengths = _unit_columns(before)
+                grown = -lengths
+            yield _Point(start + step, frames[step], coefficients, grown)
+
+
+def _back_through_lost_rank(
+    coefficients: Float[Tensor, "B k k"],
+    triangular: Float[Tensor, "B k k"],
+    dependent: Bool[Tensor, "B k"],
+    images: Float[Tensor, "B k k"],
+) -> tuple[Float[Tensor, "B k k"], Float[Tensor, "B k"]]:
+    r"""Step back where images J q_i are combinations of those of earlier vectors of the frame.
+
+    The i-th covariant vector before such a step is the one that the Jacobian takes to zero:
+    q_i less that combination of earlier vectors which has the same image. After it, the i-th
+    column of the frame is a completion that no tangent vector reaches. What another vector has of
+    the completions is taken out of it by the covariant vectors of the same indices, before it
+    goes back: they too belong to the exponents of −∞, of which only the span is covariant.
+
+    Args:
+        coefficients: C after the step.
+        triangular: R, with the columns of dependent images replaced by those of the identity.
+        dependent: which images are combinations of earlier ones.
+        images: QᵀJQ, whose columns of dependent images are as they are.
+
+    Returns:
+        C before the step, and the log growth of its columns.
+    """
+    identity = torch.eye(len(dependent[0]), dtype=triangular.dtype, device=triangular.device)
+    solved = solve_triangular(triangular, coefficients, upper=True)
+    # A vector that no longer has any of its own completion cannot take out that of others.
+    own = solved.diagonal(dim1=-2, dim2=-1).abs() > torch.finfo(solved.dtype).eps
+    rows = (dependent & own).unsqueeze(-1)
+    taken_out = solve_triangular(
+        torch.where(rows & rows.mT, solved, identity),
+        torch.where(rows, solved, 0.0),
+        upper=True,
+    )
+    reached, reached_lengths = _unit_columns(coefficients - coefficients @ taken_out)
+    to_zero = identity - solve_triangular(triangular, images.triu(1), upper=True)
+    before, lengths = _unit_columns(
+        torch.where(
+            dependent.unsqueeze(-2), to_zero, solve_triangular(triangular, reached, upper=True)
+        )
+    )
+    return before, (reached_lengths - lengths).masked_fill(dependent, -torch.inf)
+
+
+def _unit_columns(
+    columns: Float[Tensor, "B rows k"],
+) -> tuple[Float[Tensor, "B rows k"], Float[Tensor, "B k"]]:
+    """Return the columns divided by their lengths, and the logarithms of these."""
+    tiny = torch.finfo(columns.dtype).tiny
+    # By the largest entry first: the squares of long columns would overflow.
+    largest = columns.abs().amax(dim=-2, keepdim=True).clamp(min=tiny)
+    columns = columns / largest
+    lengths = vector_norm(columns, dim=-2, keepdim=True).clamp(min=tiny)
+    return columns / lengths, (largest.log() + lengths.log()).squeeze(-2)
+
+
+def _with_settled_signs(vectors: Float[Tensor, "B n k"]) -> Float[Tensor, "B n k"]:
+    """Return the vectors with the sign that makes their largest entry positive."""
+    sizes = vectors.abs()
+    # Entries as large as each other, but for rounding, are told apart by their index.
+    margin = 1.0 - torch.finfo(vectors.dtype).eps ** 0.5
+    first = (
+        (sizes >= margin * sizes.amax(dim=-2, keepdim=True))
+        .to(torch.int8)
+        .argmax(dim=-2, keepdim=True)
+    )
+    return vectors * vectors.gather(-2, first).sign()

@@ -1,0 +1,242 @@
+"""The backward scan: the adjoint of the forward scan, and the gradients of the tangent map."""
+
+from typing import Any, NamedTuple
+
+from numba import prange
+from numba.extending import overload
+
+from flossing.compiled.compiler import TILE, part, serial_and_parallel, unchecked
+from flossing.compiled.products import FULL, LOWER, multiply, solve, transpose
+from flossing.compiled.tangents import is_gated, pull, share
+
+_CHUNK = 16
+_VECTOR_BYTES = TILE.vector_bytes
+
+
+class GatedGradient(NamedTuple):
+    """Gradients of a gated tangent map, to be added to.
+
+    Attributes:
+        weight: of W [threads, m·N, N].
+        coefficients: of C [copies, T, B, s, m, N], a copy for every thread or only one.
+        diagonal: of A, likewise.
+        gates: work space [threads, R, m·N]: the left factors of the gradient of W.
+        inputs: work space [threads, R, N]: the right factors.
+        filled: rows of that in use [threads].
+        wanted: whether the coefficients' gradient is wanted.
+    """
+
+    weight: Any
+    coefficients: Any
+    diagonal: Any
+    gates: Any
+    inputs: Any
+    filled: Any
+    wanted: bool
+
+
+class DenseGradient(NamedTuple):
+    """The adjoint of every product J_t V_{t-1}, [T, B·k, n]."""
+
+    adjoint: Any
+
+
+def _scan(
+    tangent: Any,
+    gradient: Any,
+    frames: Any,
+    size: int,
+    weights: Any,
+    covectors: Any,
+    columns: Any,
+    corrections: Any,
+) -> None:
+    """Go back from the last boundary to the first step.
+
+    Args:
+        tangent: the tangent map.
+        gradient: filled in.
+        frames: what the forward scan filled.
+        size: n.
+        weights: ∂L/∂ log R_ii at every boundary [M, B, k].
+        covectors: the gradient of the last frame [B·k, n]; afterwards that of the first.
+        columns: work space [threads, n, k].
+        corrections: work space [B, k, k].
+    """
+    boundaries, trajectories, vectors = weights.shape
+    threads = len(columns)
+    # Where there are fewer trajectories than threads, several threads share a trajectory.
+    parts = max(1, threads // trajectories)
+    for boundary in range(boundaries - 1, -1, -1):
+        end = frames.ends[boundary]
+        start = frames.ends[boundary - 1] if boundary else 0
+        for thread in prange(threads):
+            for trajectory in range(thread // parts, trajectories, threads // parts):
+                _correct(
+                    frames, size, boundary, trajectory, weights, covectors, columns[thread],
+                    corrections[trajectory], thread % parts, parts,
+                )  # fmt: skip
+        for thread in prange(threads):
+            for trajectory in range(thread // parts, trajectories, threads // parts):
+                _through_factor(
+                    frames, boundary, trajectory, covectors, corrections[trajectory],
+                    thread % parts, parts,
+                )  # fmt: skip
+        for thread in prange(threads):
+            own = share(thread, threads, trajectories, vectors)
+            for step in range(end - 1, start - 1, -1):
+                step_back(tangent, gradient, step, own, frames.rows[step], covectors)
+
+
+scan_backward, scan_backward_parallel = serial_and_parallel(_scan)
+
+
+@part
+def _correct(
+    frames: Any,
+    size: int,
+    boundary: int,
+    trajectory: int,
+    weights: Any,
+    covectors: Any,
+    columns: Any,
+    correction: Any,
+    part_number: int,
+    parts: int,
+) -> None:
+    """Fill in some rows of the correction (triu(QᵀG) − diag(w))ᵀ of one trajectory."""
+    count = weights.shape[2]
+    rows = slice(trajectory * count, (trajectory + 1) * count)
+    frame, target = frames.rows[frames.ends[boundary], rows], covectors[rows]
+    transpose(frame, count, size, columns)
+    chunks = (count + _CHUNK - 1) // _CHUNK
+    # Dealt out in turns, for later ones are longer.
+    for chunk in range(part_number, chunks, parts):
+        start, stop = chunk * _CHUNK, min(count, (chunk + 1) * _CHUNK)
+        multiply(
+            target[start:stop], False, FULL, stop - start, size, columns, 0,
+            correction[start:stop], 0, stop, 1.0, False,
+        )  # fmt: skip
+        for row in range(start, stop):
+            correction[row, row] -= weights[boundary, trajectory, row]
+            for column in range(row + 1, count):
+                correction[row, column] = 0
+
+
+@part
+def _through_factor(
+    frames: Any,
+    boundary: int,
+    trajectory: int,
+    covectors: Any,
+    correction: Any,
+    part_number: int,
+    parts: int,
+) -> None:
+    """G ← (G − Q correctionᵀ) R^{-T} for some of the n entries of one trajectory's covectors."""
+    count = frames.diagonals.shape[2]
+    rows = slice(trajectory * count, (trajectory + 1) * count)
+    frame, target = frames.rows[frames.ends[boundary], rows], covectors[rows]
+    lanes = _VECTOR_BYTES // target.itemsize
+    vectors = target.shape[1] // lanes
+    first = part_number * vectors // parts * lanes
+    length = (part_number + 1) * vectors // parts * lanes - first
+    multiply(
+        correction, False, LOWER, count, count, frame, first, target, first, length, -1.0, True
+    )
+    solve(frames.triangles[boundary, trajectory], target, first, length)
+    for row in range(count):
+        if frames.diagonals[boundary, trajectory, row] == 0:
+            own = target[row][first : first + length]
+            for column in range(length):
+                own[column] = 0
+
+
+def step_back(
+    tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
+) -> None:
+    """Replace G, the adjoint of J_t V_{t-1}, by J_tᵀ G, and add what it contributes to gradients.
+
+    Steps come in descending order down to zero. `vectors` are V_{t-1}.
+    """
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(step_back)
+def _step_back(  # pyright: ignore[reportUnusedFunction]
+    tangent: Any,
+    gradient: Any,  # noqa: ARG001
+    step: Any,  # noqa: ARG001
+    share: Any,  # noqa: ARG001
+    vectors: Any,  # noqa: ARG001
+    covectors: Any,  # noqa: ARG001
+) -> Any:
+    return unchecked(_step_back_gated if is_gated(tangent) else _step_back_dense)
+
+
+def _step_back_dense(
+    tangent: Any,
+    gradient: Any,
+    step: Any,
+    share: Any,
+    vectors: Any,  # noqa: ARG001
+    covectors: Any,
+) -> None:
+    for row in range(share.first, share.last):
+        for column in range(covectors.shape[1]):
+            gradient.adjoint[step, row, column] = covectors[row, column]
+    pull(tangent, step, share, covectors)
+
+
+def _step_back_gated(
+    tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
+) -> None:
+    if gradient.wanted:
+        _add_coefficients(tangent, gradient, step, share, vectors, covectors)
+    pull(tangent, step, share, covectors)
+    _add_weight(tangent, gradient, share, vectors, step == 0)
+
+
+@part
+def _add_coefficients(
+    tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
+) -> None:
+    """∂L/∂c = Σ_k g · (W V), ∂L/∂a = Σ_k g · V, entry by entry."""
+    copy = share.thread % len(gradient.coefficients)
+    of_coefficients, of_diagonal = gradient.coefficients[copy, step], gradient.diagonal[copy, step]
+    currents = tangent.currents[step]
+    _, blocks, gates, units = of_coefficients.shape
+    for row in range(share.first, share.last):
+        trajectory = row // share.vectors
+        for block in range(blocks):
+            for gate in range(gates):
+                for unit in range(units):
+                    covector = covectors[row, block * units + unit]
+                    product = covector * currents[row, gate * units + unit]
+                    of_coefficients[trajectory, block, gate, unit] += product
+            for other in range(of_diagonal.shape[1]):
+                for unit in range(units):
+                    covector = covectors[row, block * units + unit]
+                    product = covector * vectors[row, other * units + unit]
+                    of_diagonal[trajectory, block, other, unit] += product
+
+
+@part
+def _add_weight(tangent: Any, gradient: Any, share: Any, vectors: Any, last: bool) -> None:
+    """∂L/∂W = Σ (Cᵀ G) Vᵀ: collected, and multiplied once there are enough rows."""
+    thread, start = share.thread, share.first
+    rows = share.last - start
+    gates, inputs = gradient.gates[thread], gradient.inputs[thread]
+    weight = gradient.weight[thread]
+    outputs, units = weight.shape[0], tangent.coefficients.shape[4]
+    filled = gradient.filled[thread]
+    for row in range(rows):
+        for column in range(outputs):
+            gates[filled + row, column] = tangent.gates[start + row, column]
+        for column in range(units):
+            inputs[filled + row, column] = vectors[start + row, column]
+    filled += rows
+    if last or filled + rows > len(gates):
+        multiply(gates, True, FULL, outputs, filled, inputs, 0, weight, 0, units, 1.0, True)
+        filled = 0
+    gradient.filled[thread] = filled

@@ -1,0 +1,194 @@
+"""The forward scan: V_t = J_t V_{t-1}, factored at the boundaries."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import prange
+
+from flossing.compiled.compiler import part, serial_and_parallel
+from flossing.compiled.orthonormal import Space, orthonormalise
+from flossing.compiled.tangents import push, share
+from flossing.scan.boundaries import next_interval
+
+
+@part
+def factor(
+    rows: Any,
+    size: int,
+    triangle: Any,
+    diagonal: Any,
+    space: Any,
+    spread: float,
+    magnitude: float,
+) -> float:
+    """Orthonormalise the tangent vectors of one trajectory in place; see `orthonormalise`.
+
+    `spread` and `magnitude` are `boundaries.Limits`.
+
+    Returns:
+        The share of the limits that the frame used: infinite for lost rank, NaN for vectors that
+        are not finite.
+    """
+    longest = orthonormalise(rows, size, triangle, diagonal, space)
+    if not longest < np.inf:
+        return np.nan
+    shortest = diagonal[0]
+    for index in range(len(rows)):
+        shortest = min(shortest, diagonal[index])
+    if shortest == 0:
+        return np.inf
+    high, low = np.log(longest), np.log(shortest)
+    return max((high - low) / spread, max(abs(high), abs(low)) / magnitude)
+
+
+class Frames(NamedTuple):
+    """What the forward scan fills.
+
+    Attributes:
+        rows: the frame before every step and after the last one [T+1, B·k, n].
+        triangles: Rᵀ at every boundary [M, B, k, k], or at the last one only [1, B, k, k].
+        diagonals: the diagonal of R [M, B, k].
+        ends: the step at which each boundary lies [M].
+    """
+
+    rows: Any
+    triangles: Any
+    diagonals: Any
+    ends: Any
+
+
+class Progress(NamedTuple):
+    """How far a scan has come.
+
+    Attributes:
+        boundaries: boundaries done.
+        interval: steps to the next boundary.
+        shortened: how many intervals had to be shorter than asked for.
+        finite: whether all tangent vectors were.
+    """
+
+    boundaries: int
+    interval: int
+    shortened: int
+    finite: bool
+
+
+_next_interval = part(next_interval)
+
+
+def _scan(
+    tangent: Any,
+    frames: Any,
+    size: int,
+    stops: Any,
+    pace: Any,
+    space: Any,
+    used: Any,
+) -> Any:
+    """Carry a frame along the trajectory.
+
+    Args:
+        tangent: the tangent map.
+        frames: with the first frame; the rest is filled in.
+        size: n.
+        stops: increasing steps that must be boundaries; the last one ends the scan.
+        pace: the interval between boundaries.
+        space: work space of the factorisation, with a leading dimension for threads.
+        used: work space, one number a thread.
+
+    Returns:
+        The progress made.
+    """
+    interval, shortened, step, boundary = pace.interval, pace.shortened, 0, 0
+    spread, magnitude = pace.limits
+    _, trajectories, vectors = frames.diagonals.shape
+    threads = len(used)
+    for stop in stops:
+        while step < stop:
+            planned = min(interval, stop - step)
+            taken = 2 * planned
+            accepted, worst = False, np.inf
+            while not accepted:
+                advance = taken > planned
+                taken //= 2
+                if advance:
+                    for thread in prange(threads):
+                        rows = share(thread, threads, trajectories, vectors)
+                        _advance(tangent, frames.rows, step, planned, rows)
+                for thread in prange(threads):
+                    used[thread] = _factor(
+                        frames, size, boundary, step + taken, thread, threads, space,
+                        spread, magnitude,
+                    )  # fmt: skip
+                worst = _worst(used)
+                accepted = worst <= 1.0 or taken == 1
+            if np.isnan(worst):
+                return Progress(boundary, interval, shortened, False)
+            if pace.adaptive:
+                interval = _next_interval(taken, worst)
+            elif taken < planned and worst <= 1.0:
+                shortened += 1
+            step += taken
+            frames.ends[boundary] = step
+            boundary += 1
+    return Progress(boundary, interval, shortened, True)
+
+
+scan_forward, scan_forward_parallel = serial_and_parallel(_scan)
+
+
+@part
+def _advance(tangent: Any, rows: Any, start: int, length: int, own: Any) -> None:
+    for step in range(start, start + length):
+        push(tangent, step, own, rows[step], rows[step + 1])
+
+
+@part
+def _factor(
+    frames: Any,
+    size: int,
+    boundary: int,
+    end: int,
+    thread: int,
+    threads: int,
+    space: Any,
+    spread: float,
+    magnitude: float,
+) -> float:
+    place = boundary % len(frames.triangles)
+    work = Space(
+        space.columns[thread],
+        space.outside[thread],
+        space.within[thread],
+        space.inverse[thread],
+        space.lengths[thread],
+    )
+    worst = 0.0
+    _, trajectories, vectors = frames.diagonals.shape
+    for trajectory in range(thread, trajectories, threads):
+        first = trajectory * vectors
+        used = factor(
+            frames.rows[end, first : first + vectors],
+            size,
+            frames.triangles[place, trajectory],
+            frames.diagonals[boundary, trajectory],
+            work,
+            spread,
+            magnitude,
+        )
+        worst = _larger(worst, used)
+    return worst
+
+
+@part
+def _worst(used: Any) -> float:
+    worst = 0.0
+    for index in range(len(used)):
+        worst = _larger(worst, used[index])
+    return worst
+
+
+@part
+def _larger(first: float, second: float) -> float:
+    """Return the larger number; NaN if either is."""
+    return second if second > first or np.isnan(second) else first

@@ -1,0 +1,289 @@
+"""From tensors to the compiled scans and back."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flossing.compiled.backward import (
+    DenseGradient,
+    GatedGradient,
+    scan_backward,
+    scan_backward_parallel,
+)
+from flossing.compiled.compiler import (
+    TILE,
+    in_threads,
+    link,
+    numpy_dtype,
+    packed,
+    padded,
+    threads_for,
+)
+from flossing.compiled.forward import Frames, Progress, scan_forward, scan_forward_parallel
+from flossing.compiled.orthonormal import Space, row_length
+from flossing.compiled.tangents import Dense, Gated
+from flossing.errors import NonFiniteError
+from flossing.scan.boundaries import Pace
+from flossing.scan.pytorch import NOT_FINITE
+from flossing.support.torch_typed import unflatten
+
+_COLLECTED_ROWS = 64
+
+
+class GatedTensors(NamedTuple):
+    """J_t = A_t + C_t W as tensors, see `flossing.systems.tangent.GatedTangent`."""
+
+    weight: Float[Tensor, "mN N"]
+    coefficients: Float[Tensor, "T B s m N"]
+    diagonal: Float[Tensor, "T B s s N"] | None
+
+
+class Kept(NamedTuple):
+    """What the backward scan needs of the forward scan, in the layout of the compiled scans."""
+
+    ends: list[int]
+    rows: Tensor
+    triangles: Tensor
+    diagonals: Tensor
+    currents: Tensor
+
+
+class CompiledForward(NamedTuple):
+    """What the forward scan leaves behind: see `flossing.scan.pytorch.ForwardScan`."""
+
+    log_growth: Float[Tensor, "M B k"]
+    stop_frames: list[Tensor]
+    pace: Pace
+    kept: Kept
+
+
+def forward(
+    tangent: GatedTensors | Float[Tensor, "T B n n"],
+    frame: Float[Tensor, "B n k"],
+    stops: tuple[int, ...],
+    pace: Pace,
+    *,
+    keep: bool,
+) -> CompiledForward:
+    """Carry a frame along the trajectory: see `flossing.scan.pytorch.scan_forward`.
+
+    Args:
+        tangent: the tangent map, gated or explicit Jacobians.
+        frame: orthonormal frame to start from.
+        stops: increasing steps that must be boundaries; the last one is the number of steps.
+        pace: the interval between boundaries.
+        keep: keep what the backward scan needs.
+
+    Raises:
+        NonFiniteError: a tangent vector is infinite or NaN.
+    """
+    batch, size, count = frame.shape
+    dtype, steps = numpy_dtype(frame), stops[-1]
+    link(dtype)
+    width, kept = row_length(count, dtype), steps if keep else 1
+    rows = frame.new_empty(steps + 1, batch * count, padded(size, dtype))
+    rows[..., size:] = 0
+    rows[0, :, :size] = frame.mT.reshape(batch * count, size)
+    triangles = frame.new_empty(kept, batch, count, width)
+    diagonals = frame.new_empty(steps, batch, count)
+    currents = _currents(tangent, batch * count, kept)
+    threads = _threads(tangent, batch, count)
+    filled = Frames(
+        rows.numpy(), triangles.numpy(), diagonals.numpy(), np.zeros(steps, dtype=np.int64)
+    )
+    scan = scan_forward if threads == 1 else scan_forward_parallel
+    progress = Progress(
+        *in_threads(
+            threads,
+            scan,
+            _compiled_tangent(tangent, currents, batch, count, threads, backward=False),
+            filled,
+            size,
+            np.array(stops),
+            pace,
+            Space.of(count, size, dtype, threads),
+            np.zeros(threads),
+        )
+    )
+    if not progress.finite:
+        raise NonFiniteError(NOT_FINITE)
+    boundaries = progress.boundaries
+    return CompiledForward(
+        log_growth=diagonals[:boundaries].log(),
+        stop_frames=[frames(rows[stop], batch, size).mT.clone().mT for stop in stops],
+        pace=pace._replace(interval=progress.interval, shortened=progress.shortened),
+        kept=Kept(
+            ends=filled.ends[:boundaries].tolist(),
+            rows=rows,
+            triangles=triangles[:boundaries],
+            diagonals=diagonals[:boundaries],
+            currents=currents,
+        ),
+    )
+
+
+class GatedGradients(NamedTuple):
+    """∂L/∂ of the parts of a gated tangent map; `None` where not wanted or not there."""
+
+    weight: Float[Tensor, "mN N"]
+    coefficients: Float[Tensor, "T B s m N"] | None
+    diagonal: Float[Tensor, "T B s s N"] | None
+
+
+def backward_gated(
+    tangent: GatedTensors,
+    done: Kept,
+    weights: Float[Tensor, "M B k"],
+    cotangent: Float[Tensor, "B n k"],
+    *,
+    of_coefficients: bool,
+) -> tuple[GatedGradients, Float[Tensor, "B n k"]]:
+    """Return the gradients of the tangent map and of the first frame.
+
+    Args:
+        tangent: the tangent map.
+        done: what the forward scan has kept.
+        weights: ∂L/∂ log R_ii at every boundary.
+        cotangent: ∂L/∂ of the last frame.
+        of_coefficients: whether gradients of the coefficients are wanted, or only of the weight.
+    """
+    batch, _, count = cotangent.shape
+    threads = _threads(tangent, batch, count)
+    outputs, units = tangent.weight.shape
+    dtype = numpy_dtype(cotangent)
+    # A thread's share of the rows, at most.
+    rows = -(-batch * count // threads) + TILE.rows
+    collected = -(-_COLLECTED_ROWS // rows) * rows
+    weight = cotangent.new_zeros(threads, outputs, padded(units, dtype))
+    # Threads that share a trajectory add to copies of their own.
+    copies = 1 if batch % threads == 0 else threads
+    steps = slice(None) if of_coefficients else slice(0)
+    of_c, of_a = (
+        part.new_zeros(copies, *part[steps].shape)
+        for part in (tangent.coefficients, _diagonal(tangent))
+    )
+    gradient = GatedGradient(
+        weight.numpy(),
+        of_c.numpy(),
+        of_a.numpy(),
+        np.empty((threads, collected, padded(outputs, dtype)), dtype),
+        np.empty((threads, collected, padded(units, dtype)), dtype),
+        np.zeros(threads, np.int64),
+        of_coefficients,
+    )
+    cotangent = _backward(tangent, gradient, done, weights, cotangent, threads)
+    gradients = GatedGradients(
+        weight.sum(0)[:, :units],
+        _joined(of_c) if of_coefficients else None,
+        _joined(of_a) if of_coefficients and tangent.diagonal is not None else None,
+    )
+    return gradients, cotangent
+
+
+def _joined(copies: Tensor) -> Tensor:
+    return copies[0] if len(copies) == 1 else copies.sum(0)
+
+
+def backward_dense(
+    jacobians: Float[Tensor, "T B n n"],
+    done: Kept,
+    weights: Float[Tensor, "M B k"],
+    cotangent: Float[Tensor, "B n k"],
+) -> tuple[Float[Tensor, "T B n k"], Float[Tensor, "B n k"]]:
+    """Return the adjoint of all products J_t V_{t-1}, and the gradient of the first frame."""
+    batch, size, count = cotangent.shape
+    adjoint = torch.empty_like(done.rows[1:])
+    threads = _threads(jacobians, batch, count)
+    gradient = DenseGradient(adjoint.numpy())
+    cotangent = _backward(jacobians, gradient, done, weights, cotangent, threads)
+    return frames(adjoint, batch, size), cotangent
+
+
+def _backward(
+    tangent: GatedTensors | Tensor,
+    gradient: GatedGradient | DenseGradient,
+    done: Kept,
+    weights: Tensor,
+    cotangent: Tensor,
+    threads: int,
+) -> Tensor:
+    batch, size, count = cotangent.shape
+    dtype = numpy_dtype(cotangent)
+    long = padded(size, dtype)
+    covectors = cotangent.new_zeros(batch * count, long)
+    covectors[:, :size] = cotangent.mT.reshape(batch * count, size)
+    weights = torch.where(done.diagonals == 0, 0.0, weights).contiguous()
+    kept = Frames(
+        done.rows.numpy(), done.triangles.numpy(), done.diagonals.numpy(), np.array(done.ends)
+    )
+    in_threads(
+        threads,
+        scan_backward if threads == 1 else scan_backward_parallel,
+        _compiled_tangent(tangent, done.currents, batch, count, threads, backward=True),
+        gradient,
+        kept,
+        size,
+        weights.numpy(),
+        covectors.numpy(),
+        np.zeros((threads, long, padded(count, dtype)), dtype),
+        np.zeros((batch, count, row_length(count, dtype)), dtype),
+    )
+    return frames(covectors, batch, size)
+
+
+def _threads(tangent: GatedTensors | Tensor, batch: int, count: int) -> int:
+    weight = tangent.weight if isinstance(tangent, GatedTensors) else tangent[0, 0]
+    return threads_for(batch * count, batch * count * weight.numel())
+
+
+def _compiled_tangent(
+    tangent: GatedTensors | Tensor,
+    currents: Tensor,
+    batch: int,
+    count: int,
+    threads: int,
+    *,
+    backward: bool,
+) -> Gated | Dense:
+    if isinstance(tangent, GatedTensors):
+        weight = tangent.weight
+        outputs, units = weight.shape
+        dtype = numpy_dtype(weight)
+        return Gated(
+            packed(weight if backward else weight.mT),
+            tangent.coefficients.contiguous().numpy(),
+            _diagonal(tangent).contiguous().numpy(),
+            currents.numpy(),
+            np.empty((batch * count, padded(outputs, dtype)), dtype),
+            np.empty((batch * count, padded(units, dtype)), dtype),
+        )
+    dtype = numpy_dtype(tangent)
+    size, long, wide = tangent.shape[-1], padded(tangent.shape[-1], dtype), padded(count, dtype)
+    return Dense(
+        tangent.contiguous().numpy(),
+        np.zeros((threads, long, wide), dtype),
+        np.zeros((threads, size, wide), dtype),
+        np.zeros((threads, wide, long), dtype),
+    )
+
+
+def _currents(tangent: GatedTensors | Tensor, rows: int, steps: int) -> Tensor:
+    if not isinstance(tangent, GatedTensors):
+        return tangent.new_empty(0, 0, 0)
+    outputs = len(tangent.weight)
+    return tangent.weight.new_empty(steps, rows, padded(outputs, numpy_dtype(tangent.weight)))
+
+
+def _diagonal(tangent: GatedTensors) -> Tensor:
+    if tangent.diagonal is not None:
+        return tangent.diagonal
+    steps, batch, _, _, units = tangent.coefficients.shape
+    return tangent.weight.new_empty(steps, batch, 0, 0, units)
+
+
+def frames(rows: Tensor, batch: int, size: int) -> Float[Tensor, "*leading B n k"]:
+    """Return rows [..., B·k, n padded] as frames."""
+    return unflatten(rows, -2, (batch, -1))[..., :size].mT

@@ -1,0 +1,1 @@
+"""`flossing analyze`: from saved weights to a page."""

@@ -1,0 +1,21 @@
+"""Recurrent networks from saved weights: found, measured by their shapes, rebuilt.
+
+Example:
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> model = torch.nn.ModuleDict({"rnn": torch.nn.GRU(3, 8, num_layers=2)})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "weights.pt"
+    ...     torch.save({"state_dict": model.state_dict(), "epoch": 7}, path)
+    ...     network = load_network(path)
+    >>> network.summary
+    'GRU: 3 inputs, 8 hidden units, 2 layers, float32'
+    >>> network.prefix
+    'state_dict.rnn.'
+"""
+
+from flossing.diagnosis.checkpoints.description import Description, read_description
+from flossing.diagnosis.checkpoints.network import Network, load_network
+
+__all__ = ["Description", "Network", "load_network", "read_description"]

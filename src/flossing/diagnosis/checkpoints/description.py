@@ -1,0 +1,98 @@
+"""What a checkpoint does not tell of its network, told by the user."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from flossing.errors import InvalidOptionError, UnreadableFileError
+from flossing.support.checks import require_choice
+from flossing.support.tensor_files import require_file
+
+Kind: TypeAlias = Literal["RNN", "GRU", "LSTM"]
+Nonlinearity: TypeAlias = Literal["tanh", "relu"]
+
+KINDS: tuple[Kind, ...] = ("RNN", "GRU", "LSTM")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What the user says about a network; `None` where nothing is said.
+
+    Attributes:
+        module: "RNN", "GRU" or "LSTM", which the shapes must agree with; or
+            "package.module:factory", a function that returns the `nn.Module` to load the weights
+            into. Naming a factory runs its code.
+        prefix: What the names of the recurrent layer's weights begin with, such as "model.rnn.".
+        nonlinearity: Of an RNN, "tanh" or "relu".
+        arguments: Keyword arguments for the factory.
+
+    Raises:
+        InvalidOptionError: A field is not what it may be, or `arguments` come without a factory.
+
+    Example:
+        >>> Description(module="my_project.models:make_cell").factory
+        'my_project.models:make_cell'
+        >>> Description(module="GRU").factory is None
+        True
+    """
+
+    module: str | None = None
+    prefix: str | None = None
+    nonlinearity: Nonlinearity | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if self.module is not None and self.factory is None:
+            require_choice("module", self.module, (*KINDS, "package.module:factory"))
+        require_choice("nonlinearity", self.nonlinearity, ("tanh", "relu", None))
+        if self.arguments and self.factory is None:
+            raise InvalidOptionError(
+                f"arguments ({', '.join(self.arguments)}) are for a factory, and module is "
+                f"{self.module!r}: pass module='package.module:factory', or leave them out"
+            )
+
+    @property
+    def factory(self) -> str | None:
+        """The factory's name, where one is given."""
+        return self.module if self.module is not None and ":" in self.module else None
+
+
+def read_description(path: Path) -> Description:
+    """Read a description from a TOML file.
+
+    Args:
+        path: A file with any of `module`, `prefix`, `nonlinearity` and a table `[arguments]`.
+
+    Raises:
+        UnreadableFileError: there is no such file, or it is not TOML.
+        InvalidOptionError: it says something else, or a value is not what it may be.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "model.toml"
+        ...     _ = path.write_text('module = "RNN"' + chr(10) + 'nonlinearity = "relu"')
+        ...     read_description(path)
+        Description(module='RNN', prefix=None, nonlinearity='relu', arguments={})
+    """
+    require_file(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UnreadableFileError(
+            f'{str(path)!r} is not TOML ({error}): write lines such as module = "LSTM"'
+        ) from error
+    known = [each.name for each in fields(Description)]
+    for name, value in content.items():
+        require_choice(f"a name in {str(path)!r}", name, known)
+        expected = dict if name == "arguments" else str
+        if not isinstance(value, expected):
+            form = "[arguments] as a table" if expected is dict else f'{name} = "..."'
+            raise InvalidOptionError(
+                f"{name} in {str(path)!r} is {value!r} ({type(value).__name__}): write {form}"
+            )
+    if content.get("nonlinearity") is not None:
+        require_choice("nonlinearity", content["nonlinearity"], ("tanh", "relu"))
+    return Description(**content)

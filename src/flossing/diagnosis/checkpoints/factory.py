@@ -1,0 +1,119 @@
+"""Modules of one's own, made by a function that the user names.
+
+Naming a function runs it: this is the only place where reading a checkpoint runs code, and that
+code is the user's, never the file's.
+"""
+
+import importlib
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from flossing.diagnosis.checkpoints.prefixes import matching_prefixes
+from flossing.errors import InvalidCheckpointError, InvalidOptionError
+
+
+def build_by_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Import a function and return the module that it makes.
+
+    Args:
+        name: "package.module:function"; found in the current folder too.
+        arguments: Keyword arguments for it.
+
+    Raises:
+        InvalidOptionError: it cannot be imported, there is no such function, the arguments are
+            not its own, or it returns something else than an `nn.Module` with weights.
+
+    Example:
+        >>> build_by_factory("torch.nn:GRUCell", {"input_size": 1, "hidden_size": 4})
+        GRUCell(1, 4)
+    """
+    location, _, function_name = name.partition(":")
+    with _importable_from_here():
+        try:
+            factory = getattr(importlib.import_module(location), function_name, None)
+        except ImportError as error:
+            raise InvalidOptionError(
+                f"{name} could not be imported ({error}): check its name, and run from the folder "
+                "that its package is in, or install it"
+            ) from error
+        if not callable(factory):
+            raise InvalidOptionError(
+                f"{location} has no function {function_name!r}: expected package.module:factory"
+            )
+        try:
+            module = factory(**arguments)
+        except TypeError as error:
+            raise InvalidOptionError(
+                f"{name} could not be called with the arguments {dict(arguments)}: {error}"
+            ) from error
+    if not isinstance(module, nn.Module) or not list(module.parameters()):
+        raise InvalidOptionError(
+            f"{name} returned a {type(module).__name__}; expected an nn.Module with weights"
+        )
+    return module
+
+
+def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str | None) -> str:
+    """Load into a module those tensors whose names, after some prefix, are its own.
+
+    Args:
+        module: What takes them.
+        tensors: All tensors of a checkpoint.
+        prefix: Where to look; `None` for wherever the names fit.
+
+    Returns:
+        The prefix.
+
+    Raises:
+        InvalidCheckpointError: the names or the shapes do not fit, or fit in several places.
+    """
+    own = set(module.state_dict())
+    meant = matching_prefixes(_prefixes(tensors), prefix)
+    fitting = [each for each in meant if set(_below(tensors, each)) == own]
+    if len(fitting) > 1:
+        listed = ", ".join(map(repr, fitting))
+        raise InvalidCheckpointError(
+            f"the weights of {type(module).__name__} could be those under any of {listed}: choose "
+            "one by its prefix"
+        )
+    chosen = (fitting or meant or [""])[0]
+    try:
+        module.load_state_dict(_below(tensors, chosen))
+    except RuntimeError as error:
+        raise InvalidCheckpointError(
+            f"the tensors under {chosen!r} are not those of the module: {error}; check prefix and "
+            "factory"
+        ) from error
+    return chosen
+
+
+def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
+    found = {""}
+    for name in tensors:
+        parts = name.split(".")
+        found |= {".".join(parts[:count]) + "." for count in range(1, len(parts))}
+    return sorted(found)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+@contextmanager
+def _importable_from_here() -> Generator[None]:
+    """Let the current folder count for imports, as it does for `python -m`."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

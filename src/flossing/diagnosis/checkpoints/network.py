@@ -1,0 +1,197 @@
+"""From a file of weights to the recurrent network that they belong to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flossing.diagnosis.checkpoints.description import Description
+from flossing.diagnosis.checkpoints.factory import build_by_factory, load_exactly
+from flossing.diagnosis.checkpoints.prefixes import matching_prefixes
+from flossing.diagnosis.checkpoints.shapes import RecurrentWeights, recurrent_weights, summary_of
+from flossing.errors import InvalidCheckpointError, InvalidOptionError
+from flossing.support.tensor_files import load_pytorch, load_safetensors, named_tensors
+
+_NAMES_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Network:
+    """A recurrent network from a checkpoint, in eval mode, ready for `lyapunov_spectrum`.
+
+    Attributes:
+        module: A stock layer or cell, or what the factory made, on the CPU.
+        prefix: What the names of its weights in the checkpoint begin with.
+        summary: What it is, in a few words.
+        assumptions: What the checkpoint does not tell and was taken for granted.
+    """
+
+    module: nn.Module
+    prefix: str
+    summary: str
+    assumptions: tuple[str, ...] = ()
+
+    @property
+    def input_size(self) -> int | None:
+        """Number D of input features; `None` where a module of one's own does not say."""
+        size = getattr(self.module, "input_size", None)
+        return size if isinstance(size, int) else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.module.parameters()).dtype
+
+    @property
+    def layers(self) -> int:
+        """Number of stacked layers that have exponents of their own."""
+        return self.module.num_layers if isinstance(self.module, nn.RNNBase) else 1
+
+    def initial_state(self, trajectories: int) -> Any:
+        """The state before the first step.
+
+        Args:
+            trajectories: Number B of trajectories.
+
+        Returns:
+            `None`, which stands for zero, for stock modules; for a module of one's own what its
+            method `initial_state(B)` returns.
+
+        Raises:
+            InvalidOptionError: it has no such method.
+        """
+        if isinstance(self.module, nn.RNNBase | nn.RNNCellBase):
+            return None
+        method = getattr(self.module, "initial_state", None)
+        if not callable(method):
+            raise InvalidOptionError(
+                f"{type(self.module).__name__} does not tell its initial state: give it a method "
+                "initial_state(batch_size) that returns one"
+            )
+        return method(trajectories)
+
+
+def load_network(path: Path, description: Description | None = None) -> Network:
+    """Find the recurrent layer in a checkpoint, and rebuild it.
+
+    The file may be a state dict, or nested dictionaries that hold one, as trainers write them.
+    Nothing in the file is run. Input size, hidden size, layers, biases, projection and precision
+    follow from the shapes, and the kind from the rows of the recurrent weights: 1 (RNN), 3 (GRU)
+    or 4 (LSTM) for each hidden unit.
+
+    Args:
+        path: `.safetensors`, or what `torch.save` wrote.
+        description: What the checkpoint does not tell; see `Description`. A factory named there
+            is imported, from the current folder too, and run.
+
+    Returns:
+        The network in eval mode.
+
+    Raises:
+        UnreadableFileError: the file is missing, damaged or holds more than tensors.
+        InvalidCheckpointError: no recurrent layer is in it, or several; its shapes contradict one
+            another; or its weights are not finite.
+        InvalidOptionError: the description does not fit.
+        UnsupportedSystemError: the layer is bidirectional.
+        ImportError: safetensors is missing.
+    """
+    description = description or Description()
+    tensors = read_tensors(path)
+    if description.factory is None:
+        return _stock_network(tensors, description)
+    module = build_by_factory(description.factory, description.arguments)
+    prefix = load_exactly(module, tensors, description.prefix)
+    _require_finite(module.state_dict(), prefix)
+    return Network(module.eval(), prefix, f"{type(module).__name__} by {description.factory}")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return all tensors of a checkpoint, by their names.
+
+    Args:
+        path: `.safetensors`, or what `torch.save` wrote.
+
+    Raises:
+        UnreadableFileError: the file is missing, damaged or holds more than tensors.
+        InvalidCheckpointError: it holds no named tensors.
+    """
+    if path.suffix == ".safetensors":
+        return load_safetensors(path)
+    content = load_pytorch(path)
+    tensors = named_tensors(content)
+    if not tensors or "" in tensors:
+        raise InvalidCheckpointError(
+            f"{str(path)!r} holds a {type(content).__name__} without named tensors; expected a "
+            "state dict: save one with torch.save(model.state_dict(), 'weights.pt')"
+        )
+    return tensors
+
+
+def _stock_network(tensors: Mapping[str, Tensor], description: Description) -> Network:
+    weights = _chosen(recurrent_weights(tensors), tensors, description.prefix)
+    sizes = weights.sizes
+    if description.module not in (None, sizes.kind):
+        raise InvalidOptionError(
+            f"module is {description.module!r}, but the shapes are those of {summary_of(sizes)}: "
+            "leave module out"
+        )
+    if description.nonlinearity is not None and sizes.kind != "RNN":
+        raise InvalidOptionError(
+            f"nonlinearity={description.nonlinearity!r} is for an RNN, and the shapes are those of "
+            f"{summary_of(sizes)}: leave nonlinearity out"
+        )
+    _require_finite(weights.tensors, weights.prefix)
+    module = sizes.build("cpu", description.nonlinearity)
+    module.load_state_dict(weights.tensors)
+    assumptions: tuple[str, ...] = ()
+    if sizes.kind == "RNN" and description.nonlinearity is None:
+        assumptions = ("its nonlinearity is tanh, which a checkpoint does not tell",)
+    return Network(module.eval(), weights.prefix, summary_of(sizes), assumptions)
+
+
+def _chosen(
+    found: Sequence[RecurrentWeights], tensors: Mapping[str, Tensor], prefix: str | None
+) -> RecurrentWeights:
+    if not found:
+        raise InvalidCheckpointError(_no_recurrent_layer(tensors))
+    meant = matching_prefixes([each.prefix for each in found], prefix)
+    matching = [each for each in found if each.prefix in meant]
+    if len(matching) == 1:
+        return matching[0]
+    listed = ", ".join(repr(each.prefix) for each in matching or found)
+    if not matching:
+        raise InvalidOptionError(
+            f"there is no recurrent layer under the prefix {prefix!r}: choose one of {listed}"
+        )
+    raise InvalidCheckpointError(
+        f"there are {len(matching)} recurrent layers, under {listed}: choose one by its prefix, "
+        f"for example --prefix {matching[0].prefix or repr('')}"
+    )
+
+
+def _no_recurrent_layer(tensors: Mapping[str, Tensor]) -> str:
+    if any("parametrizations.weight_hh" in name for name in tensors):
+        return (
+            "the recurrent weights are parametrised, and how, the checkpoint does not tell: call "
+            "torch.nn.utils.parametrize.remove_parametrizations before saving, or pass --module "
+            "package.module:factory"
+        )
+    names = list(tensors)
+    more = len(names) - _NAMES_SHOWN
+    listed = ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return (
+        "there is no recurrent layer of PyTorch's in it: expected names such as weight_hh_l0, "
+        f"found {listed}; for another module pass --module package.module:factory"
+    )
+
+
+def _require_finite(tensors: Mapping[str, Tensor], prefix: str) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidCheckpointError(
+                f"{prefix}{name} has infinite or NaN entries: training diverged before this "
+                "checkpoint was saved; pass an earlier one"
+            )

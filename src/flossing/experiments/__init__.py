@@ -1,1 +1,0 @@
-"""Experiments with flossing, run by the command line; needs the extra `cli`."""

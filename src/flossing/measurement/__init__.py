@@ -1,0 +1,1 @@
+"""A measurement: a run along a trajectory, and what it says of the exponents."""

@@ -1,0 +1,206 @@
+"""The options of a measurement: checked, and turned into a plan."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flossing.errors import InvalidInputError, InvalidOptionError, InvalidStateError
+from flossing.measurement.backends import chosen_backend
+from flossing.measurement.growth import Backend
+from flossing.measurement.run import Plan
+from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE, Limits, Pace
+from flossing.support.checks import require_integer
+from flossing.support.torch_typed import qr
+from flossing.systems.recurrence import DrivenMap, StateGradient
+
+LONGEST_TRANSIENT_WITH_TOLERANCE = 1000
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `flossing.lyapunov_spectrum`, as they came."""
+
+    k: int | None
+    state_transient: int
+    frame_transient: int | None
+    reorthonormalize: int | str
+    rounding_tolerance: float | None
+    state_gradient: StateGradient
+    frame: Tensor | None
+    checkpoint_interval: int | None
+    dt: float
+    generator: torch.Generator | None
+    backend: str | Backend
+    tolerance: float | None = None
+
+
+def make_plan(problem: DrivenMap, options: Options) -> Plan:
+    """Check options against the problem that they are for.
+
+    Raises:
+        InvalidInputError: too few steps for the transients.
+        InvalidStateError: a bad frame.
+        InvalidOptionError: an option outside what it may be.
+    """
+    interval = _interval(options.reorthonormalize)
+    frame = _first_frame(problem, options)
+    if options.checkpoint_interval is not None:
+        require_integer("checkpoint_interval", options.checkpoint_interval, at_least=1)
+    return Plan(
+        frame=frame,
+        state_transient=require_integer("state_transient", options.state_transient, at_least=0),
+        counted_from=_counted_from(problem, options),
+        pace=Pace(interval or 1, interval is None, _limits(problem.state.dtype, options, interval)),
+        state_gradient=_checked_state_gradient(options.state_gradient),
+        checkpoint_interval=options.checkpoint_interval,
+        dt=_duration(options.dt),
+        tolerance=_checked_tolerance(options.tolerance, problem),
+        backend=chosen_backend(options.backend, problem, frame.shape[-1]),
+    )
+
+
+def _interval(reorthonormalize: int | str) -> int | None:
+    if reorthonormalize == "auto":
+        return None
+    if isinstance(reorthonormalize, str):
+        raise InvalidOptionError(
+            f"reorthonormalize must be 'auto' or a number of steps, not {reorthonormalize!r}"
+        )
+    return require_integer("reorthonormalize", reorthonormalize, at_least=1)
+
+
+def _limits(dtype: torch.dtype, options: Options, interval: int | None) -> Limits:
+    tolerance = options.rounding_tolerance
+    if tolerance is None:
+        return Limits.of(dtype, DEFAULT_ROUNDING_TOLERANCE[dtype] if interval is None else None)
+    if interval is not None:
+        raise InvalidOptionError(
+            f"rounding_tolerance={tolerance!r} is for reorthonormalize='auto', not for a fixed "
+            f"interval of {interval}: leave one of them out"
+        )
+    epsilon = torch.finfo(dtype).eps
+    if not epsilon <= tolerance <= epsilon**0.5:
+        raise InvalidOptionError(
+            f"rounding_tolerance must be from {epsilon:.1e} to {epsilon**0.5:.1e} in {dtype}, not "
+            f"{tolerance!r}: no less than a rounding, and no more than half of the digits"
+        )
+    return Limits.of(dtype, tolerance)
+
+
+def _checked_state_gradient(state_gradient: StateGradient) -> StateGradient:
+    if state_gradient in ("full", "detach"):
+        return state_gradient
+    if isinstance(state_gradient, str):
+        raise InvalidOptionError(
+            f"state_gradient must be 'full', 'detach' or a window in steps, not {state_gradient!r}"
+        )
+    return require_integer("state_gradient", state_gradient, at_least=1)
+
+
+def _duration(dt: float) -> float:
+    if not (math.isfinite(dt) and dt > 0):
+        raise InvalidOptionError(f"dt must be a positive duration of one step, not {dt!r}")
+    return float(dt)
+
+
+def _checked_tolerance(tolerance: float | None, problem: DrivenMap) -> float | None:
+    if tolerance is None:
+        return None
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise InvalidOptionError(
+            "tolerance must be a positive standard error in nats per unit time, or None, not "
+            f"{tolerance!r}"
+        )
+    if problem.differentiable:
+        raise InvalidOptionError(
+            f"tolerance={tolerance!r} is for measuring, but these exponents would be "
+            "differentiable: use torch.no_grad(), or fix the number of steps and leave it out"
+        )
+    return float(tolerance)
+
+
+def _counted_from(problem: DrivenMap, options: Options) -> int:
+    shortest = min(problem.lengths)
+    rest = shortest - options.state_transient
+    frame_transient = options.frame_transient
+    if frame_transient is None:
+        frame_transient = 0 if options.frame is not None else max(0, rest) // 10
+        if options.tolerance is not None:
+            # The number of steps is only an upper limit then, and may be a generous one.
+            frame_transient = min(frame_transient, LONGEST_TRANSIENT_WITH_TOLERANCE)
+    require_integer("frame_transient", frame_transient, at_least=0)
+    if rest - frame_transient < 1:
+        raise InvalidInputError(
+            f"the shortest trajectory has {shortest} steps, which leaves none to count after "
+            f"state_transient={options.state_transient} and frame_transient={frame_transient}: "
+            "pass a longer sequence or smaller transients"
+        )
+    return options.state_transient + frame_transient
+
+
+def _first_frame(problem: DrivenMap, options: Options) -> Float[Tensor, "B n k"]:
+    count = exponent_count(options.k, problem.tangent_size)
+    if options.frame is None:
+        return random_frame(problem.state, problem.tangent_size, count, options.generator)
+    return _checked_frame(options.frame, problem, options.k)
+
+
+def _checked_frame(frame: Tensor, problem: DrivenMap, k: int | None) -> Float[Tensor, "B n k"]:
+    batch, size = len(problem.state), problem.tangent_size
+    shape = tuple(frame.shape)
+    if len(shape) != 3 or shape[:2] != (batch, size) or not 1 <= shape[2] <= size:
+        raise InvalidStateError(
+            f"the frame must have the shape (batch, state size, k) = ({batch}, {size}, k), not "
+            f"{shape}"
+        )
+    if k is not None and k != shape[2]:
+        raise InvalidOptionError(f"k={k}, but the frame has {shape[2]} vectors: leave k out")
+    frame = frame.detach().to(problem.state)
+    defect = frame.mT @ frame - torch.eye(shape[2], dtype=frame.dtype, device=frame.device)
+    if not bool(defect.abs().amax() <= torch.finfo(frame.dtype).eps ** 0.5):
+        raise InvalidStateError(
+            "the frame's columns must be orthonormal: use the final_frame of an earlier run, or "
+            "orthonormalise yours with torch.linalg.qr(frame).Q"
+        )
+    return frame
+
+
+def exponent_count(k: int | None, size: int) -> int:
+    """Return how many of so many exponents are meant: k, or all if it is `None`.
+
+    Raises:
+        InvalidOptionError: there are not so many.
+    """
+    if k is None:
+        return size
+    if require_integer("k", k, at_least=1) > size:
+        raise InvalidOptionError(
+            f"k={k} exponents were asked for, but the state has {size} dimensions: k must be from "
+            f"1 to {size}, or None for all"
+        )
+    return k
+
+
+def random_frame(
+    like: Tensor, size: int, count: int, generator: torch.Generator | None
+) -> Float[Tensor, "B n k"]:
+    """Return random orthonormal frames for the rows of a tensor, the same on every device."""
+    shape = len(like), size, count
+    frame = _usual_frame(shape) if generator is None else _orthonormal(shape, generator)
+    return frame.to(like)
+
+
+@lru_cache(maxsize=8)
+def _usual_frame(shape: tuple[int, int, int]) -> Float[Tensor, "B n k"]:
+    # The same at every step of flossing, and a factorisation that costs as much as some steps.
+    return _orthonormal(shape, torch.Generator().manual_seed(0))
+
+
+def _orthonormal(shape: tuple[int, int, int], generator: torch.Generator) -> Float[Tensor, "B n k"]:
+    device = generator.device
+    noise = torch.randn(shape, dtype=torch.float64, generator=generator, device=device)
+    return qr(noise)[0]

@@ -1,0 +1,108 @@
+"""From growth at the boundaries to exponents, local rates and warnings."""
+
+import math
+import warnings
+from bisect import bisect_right
+
+import torch
+from torch import Tensor
+
+from flossing.errors import (
+    ExplodingGradientWarning,
+    IntervalWarning,
+    LostRankWarning,
+    ToleranceWarning,
+)
+from flossing.measurement.result import LyapunovSpectrum
+from flossing.measurement.run import Plan, Run
+from flossing.measurement.stopping import largest_error
+from flossing.scan.boundaries import interval_steps
+from flossing.systems.recurrence import DrivenMap
+
+
+def summarise(outcome: Run, problem: DrivenMap, plan: Plan) -> LyapunovSpectrum:
+    """Turn the growth at the boundaries into exponents and local rates."""
+    dt = plan.dt
+    first = bisect_right(outcome.ends, plan.counted_from)
+    growth = outcome.log_growth[first:]
+    steps = interval_steps(outcome.ends[first:], plan.counted_from, problem.lengths)
+    steps = steps.to(growth.device)
+    there = (steps > 0).unsqueeze(-1)
+    lost_rank = (torch.isneginf(growth) & there).any(dim=0)
+    _warn_of_degradation(outcome, lost_rank)
+    total = growth.sum(dim=0)
+    if bool(lost_rank.any()) or not bool(there.all()):
+        # Not one operation may see −inf with a gradient: the others' gradients stay clean.
+        kept = torch.where(there & ~lost_rank, growth, 0.0)
+        total = kept.sum(dim=0).masked_fill(lost_rank, -torch.inf)
+    rates = growth / (dt * steps.clamp(min=1).unsqueeze(-1))
+    return LyapunovSpectrum.of_columns(
+        log_growth=total,
+        rates=rates.masked_fill(~there, torch.nan),
+        interval_steps=steps,
+        first_state=problem.recurrence.unpack(outcome.first_state, batched=problem.batched),
+        first_frame=outcome.first_frame,
+        final_state=problem.recurrence.unpack(outcome.final_state, batched=problem.batched),
+        final_frame=outcome.final_frame,
+        dt=dt,
+    )
+
+
+def _warn_of_degradation(outcome: Run, lost_rank: Tensor) -> None:
+    if bool(lost_rank.any()):
+        worst = int(lost_rank.sum(dim=-1).max())
+        warnings.warn(
+            f"the frame lost rank: up to {worst} of {lost_rank.shape[-1]} exponents are −inf, "
+            f"because the Jacobians are singular or nearer to it than {outcome.log_growth.dtype} "
+            "can tell; choose a smaller k, or compute with dtype=torch.float64",
+            LostRankWarning,
+            stacklevel=5,
+        )
+    if outcome.shortened:
+        warnings.warn(
+            f"the reorthonormalization interval is too long for {outcome.log_growth.dtype}: it was "
+            f"shortened {outcome.shortened} times, where the frame would have lost more than half "
+            "of the digits; use reorthonormalize='auto', a smaller interval or dtype=torch.float64",
+            IntervalWarning,
+            stacklevel=5,
+        )
+
+
+def warn_of_tolerance(result: LyapunovSpectrum, problem: DrivenMap, plan: Plan) -> None:
+    """Warn if the run came to its end before its standard errors came down to the tolerance."""
+    stopped_early = plan.counted_from + int(result.counted_steps.max()) < problem.steps
+    if plan.tolerance is None or stopped_early:
+        return
+    largest = largest_error(result.standard_error, result.exponents)
+    if largest <= plan.tolerance:
+        return
+    counted = int(result.counted_steps.min())
+    if math.isinf(largest):
+        needed = "some intervals more, since of a single one it is not known"
+    else:
+        needed = f"about {math.ceil(counted * (largest / plan.tolerance) ** 2)}"
+    warnings.warn(
+        f"the largest standard error is {largest:.2g} after {counted} counted steps, larger than "
+        f"tolerance={plan.tolerance:g}: it would take {needed}; allow more steps, or extend the "
+        "result by a further run (LyapunovSpectrum.extended_by)",
+        ToleranceWarning,
+        stacklevel=4,
+    )
+
+
+def warn_of_explosion(result: LyapunovSpectrum, problem: DrivenMap, plan: Plan) -> None:
+    """Warn if the gradient goes through more chaos than the precision can carry."""
+    through_states = plan.state_gradient == "full" and problem.recurrence.state_size > 0
+    if not (through_states and result.exponents.requires_grad):
+        return
+    largest = float(result.exponents.detach().amax()) * result.dt
+    growth = largest * problem.steps
+    if growth > -math.log(torch.finfo(result.exponents.dtype).eps):
+        warnings.warn(
+            f"the largest exponent is {largest:.3g} nats per step, so over {problem.steps} steps "
+            f"gradients through the states grow by about e^{growth:.0f} and are meaningless; use "
+            "state_gradient='detach' or a window of about "
+            f"{max(1, int(3 / largest))} steps",
+            ExplodingGradientWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,1 @@
+"""What every other folder may use: checks, trees of tensors, wording, files."""

@@ -1,0 +1,1 @@
+"""What can be measured: recurrent maps, their states and their tangent maps."""

@@ -1,0 +1,243 @@
+"""Any callable `(x_t, state) -> state`, `-> (out, state)` or `state -> state` as a map.
+
+The flat state is the concatenation of the tensors of the state, each flattened.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flossing.errors import InvalidStateError, UnsupportedSystemError
+from flossing.support.pytree import Rebuild, describe, flatten, same_structure
+from flossing.support.torch_typed import split
+from flossing.systems.tangent import CellTangent, TangentMap, depends_on_state, jacobians_pay
+
+
+@dataclass(frozen=True)
+class CallableRecurrence:
+    """A user's callable as a recurrent map.
+
+    Attributes:
+        function: the callable.
+        driven: whether it takes an input.
+        batched: whether it takes a batch; otherwise it is mapped over one.
+        shapes: shape of each tensor of the state, without a batch dimension.
+        rebuild: puts the tensors of a state into the caller's structure.
+        convention: `unpack` of a state whose batch is not its tensors' first dimension; `None`
+            where it is.
+    """
+
+    function: Callable[..., Any]
+    driven: bool
+    batched: bool
+    shapes: tuple[torch.Size, ...]
+    rebuild: Rebuild
+    convention: Callable[..., Any] | None = None
+
+    @property
+    def state_size(self) -> int:
+        """Length of the flat state."""
+        return sum(shape.numel() for shape in self.shapes)
+
+    @property
+    def tangent_slice(self) -> slice:
+        """The part of the flat state that the tangent map is about: all of it."""
+        return slice(0, self.state_size)
+
+    def elements_per_step(self, exponents: int) -> int:
+        """Return how many numbers a step of one trajectory needs while scanned, roughly."""
+        size = self.state_size
+        return 4 * size * (size if jacobians_pay(size, exponents) else exponents)
+
+    def requires_grad(self, inputs: Tensor | None, state: Tensor) -> bool:
+        """Whether anything that the trajectory depends on requires gradients."""
+        if state.requires_grad or (inputs is not None and inputs.requires_grad):
+            return True
+        return self.step(None if inputs is None else inputs[0], state).requires_grad
+
+    def unpack(self, state: Float[Tensor, "B n"], *, batched: bool) -> Any:
+        """Return a flat state in the caller's own structure."""
+        if self.convention is not None:
+            return self.convention(state, batched=batched)
+        return self._tree(state if batched else state.squeeze(0))
+
+    def step(self, inputs: Tensor | None, state: Float[Tensor, "R n"]) -> Float[Tensor, "R n"]:
+        """Return the flat states after one step on independent rows."""
+        if self.batched:
+            return self._call(inputs, state)
+        if self.driven:
+            return torch.vmap(self._call)(inputs, state)
+        return torch.vmap(partial(self._call, None))(state)
+
+    def advance(
+        self, inputs: Tensor | None, state: Float[Tensor, "B n"], steps: int
+    ) -> Float[Tensor, "T B n"]:
+        """Return the flat states after each step."""
+        states: list[Tensor] = []
+        for t in range(steps):
+            state = self.step(None if inputs is None else inputs[t], state)
+            states.append(state)
+        return torch.stack(states)
+
+    def tangent(
+        self, inputs: Tensor | None, states: Float[Tensor, "T B n"], exponents: int
+    ) -> TangentMap:
+        """Return the tangent map along the inputs of every step and the states before it."""
+        return CellTangent.of(self.step, inputs, states, exponents)
+
+    def _tree(self, state: Float[Tensor, "*R n"]) -> Any:
+        pieces = split(state, [shape.numel() for shape in self.shapes])
+        leaves = [
+            piece.reshape((*state.shape[:-1], *shape))
+            for piece, shape in zip(pieces, self.shapes, strict=True)
+        ]
+        return self.rebuild(leaves)
+
+    def _call(self, inputs: Tensor | None, state: Float[Tensor, "*R n"]) -> Float[Tensor, "*R n"]:
+        tree = self._tree(state)
+        result = self.function(inputs, tree) if self.driven else self.function(tree)
+        leaves, _ = flatten(state_of(result, tree))
+        flat = [leaf.reshape(*state.shape[:-1], -1) for leaf in leaves]
+        return torch.cat(flat, dim=-1).to(state.dtype)
+
+
+def callable_recurrence(
+    system: Callable[..., Any],
+    inputs: Float[Tensor, "T B *features"] | None,
+    state: Any,
+    *,
+    batched: bool,
+    dtype: torch.dtype,
+) -> tuple[CallableRecurrence, Float[Tensor, "B n"]]:
+    """Return the recurrent map of a callable, and its flat initial state.
+
+    Raises:
+        InvalidStateError: the state is missing, empty, or its batch is not that of the inputs.
+        UnsupportedSystemError: the callable fails, does not return a state like the one that it
+            got, or does not treat every row of a batch alike and deterministically.
+    """
+    leaves, rebuild = flatten(state)
+    if not leaves:
+        raise InvalidStateError(
+            "a callable needs an initial state, a tensor or a structure of tensors, to tell its "
+            f"size; got {describe(state)}: pass state=..., e.g. torch.zeros(batch, size)"
+        )
+    if batched:
+        _check_batch(leaves, inputs)
+        shapes = tuple(leaf.shape[1:] for leaf in leaves)
+        flat = torch.cat([leaf.to(dtype).flatten(1) for leaf in leaves], dim=-1)
+    else:
+        shapes = tuple(leaf.shape for leaf in leaves)
+        flat = torch.cat([leaf.to(dtype).flatten() for leaf in leaves]).unsqueeze(0)
+    if flat.shape[1] == 0:
+        raise InvalidStateError(f"the state is empty: {describe(state)}")
+    function = computing_in(system, dtype)
+    recurrence = CallableRecurrence(function, inputs is not None, batched, shapes, rebuild)
+    probe(recurrence, system, inputs, flat)
+    return recurrence, flat
+
+
+def _check_batch(leaves: list[Tensor], inputs: Tensor | None) -> None:
+    batch = leaves[0].shape[0] if inputs is None else inputs.shape[1]
+    found = [tuple(leaf.shape) for leaf in leaves]
+    if any(shape[:1] != (batch,) for shape in found):
+        raise InvalidStateError(
+            f"every tensor of the state must have the batch of {batch} as its first dimension, "
+            f"like the inputs; got shapes {', '.join(map(str, found))}"
+        )
+
+
+def computing_in(
+    system: Callable[..., Any], dtype: torch.dtype, parameters: Mapping[str, Tensor] | None = None
+) -> Callable[..., Any]:
+    """Return the system with its floating point parameters and buffers in the given dtype.
+
+    A module's own buffers are put back after every call: one that keeps its state there is left
+    as it was.
+
+    Args:
+        system: the callable; one that is no module has neither.
+        dtype: what to compute in.
+        parameters: tensors that take the place of the module's parameters of these names.
+    """
+    if not isinstance(system, nn.Module):
+        return system
+    parameters = parameters or {}
+    foreign = {name: p for name, p in system.named_parameters() if p.dtype != dtype}
+    tensors = foreign | dict(system.named_buffers())
+    if not tensors and not parameters:
+        return system
+    replaced = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+    replaced |= parameters
+    return lambda *arguments: torch.func.functional_call(system, replaced, arguments)
+
+
+def state_of(result: Any, state: Any) -> Any:
+    """Return the next state from what a step returned: it, or an output and it.
+
+    Raises:
+        UnsupportedSystemError: neither has the structure and shapes of the state before.
+    """
+    if same_structure(result, state):
+        return result
+    if isinstance(result, tuple | list):
+        pair = cast(list[Any], result)
+        if len(pair) == 2 and same_structure(pair[1], state):
+            return pair[1]
+    raise UnsupportedSystemError(
+        f"the system must return the next state, or (output, next state), with the state's own "
+        f"structure and shapes, {describe(state)}; it returned {describe(result)}"
+    )
+
+
+def probe(
+    recurrence: CallableRecurrence,
+    system: Callable[..., Any],
+    inputs: Tensor | None,
+    state: Float[Tensor, "B n"],
+) -> None:
+    """Try one step: on the batch, on every row twice, and for its derivative.
+
+    Raises:
+        UnsupportedSystemError: it fails, is random, couples the rows, or has no derivative.
+    """
+    first = None if inputs is None else inputs[0].detach()
+    twice = None if first is None else torch.cat([first, first])
+    state = state.detach()
+    name = getattr(system, "__name__", type(system).__name__)
+    signature = "(state)" if inputs is None else "(x_t, state)"
+    with torch.no_grad():
+        try:
+            once = recurrence.step(first, state)
+        except (TypeError, RuntimeError, AttributeError, IndexError) as error:
+            raise UnsupportedSystemError(
+                f"calling {name}{signature} failed: {error}. The system must be one step of a "
+                "recurrent map; pass the recurrent module itself rather than a model around it, "
+                "and batched inputs and state if it cannot be mapped over a batch by torch.vmap"
+            ) from error
+        try:
+            doubled = recurrence.step(twice, torch.cat([state, state]))
+        except (TypeError, RuntimeError, IndexError) as error:
+            raise UnsupportedSystemError(
+                f"{name} fails on a batch of {2 * len(state)} rows although it takes {len(state)}: "
+                f"{error}. It must accept any batch size, since all steps are linearised at once"
+            ) from error
+    tolerance = torch.finfo(state.dtype).eps ** 0.5
+    expected = torch.cat([once, once])
+    if not torch.allclose(doubled, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+        raise UnsupportedSystemError(
+            f"{name} gives different results for equal rows of a batch: it is random or couples "
+            "the rows (dropout, noise or batch statistics in train mode); call .eval(), or pass "
+            "the noise as an input"
+        )
+    if not depends_on_state(recurrence.step, first, state):
+        raise UnsupportedSystemError(
+            f"the result of {name}{signature} does not depend on the state as far as autograd can "
+            "see, so it has no Jacobians: keep detach, torch.no_grad and other libraries out of "
+            "the step, and give thresholds a surrogate gradient"
+        )

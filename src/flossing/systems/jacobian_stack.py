@@ -1,0 +1,83 @@
+"""A given stack of Jacobians in the place of a system: a tangent map without a trajectory."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flossing.errors import InvalidInputError
+from flossing.systems.recurrence import DrivenMap
+from flossing.systems.tangent import DenseTangent
+
+
+class JacobianStack:
+    """The recurrence whose inputs are its Jacobians, and whose state is empty."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    @property
+    def state_size(self) -> int:
+        """Length of the state: none."""
+        return 0
+
+    @property
+    def tangent_slice(self) -> slice:
+        """What the tangent map is about: all directions."""
+        return slice(0, self._size)
+
+    def elements_per_step(self, exponents: int) -> int:
+        """Return how many numbers a step of one trajectory needs while scanned, roughly."""
+        return self._size * exponents
+
+    def requires_grad(self, inputs: Any, state: Tensor) -> bool:  # noqa: ARG002
+        """Whether the Jacobians require gradients."""
+        return inputs.requires_grad
+
+    def unpack(self, state: Tensor, *, batched: bool) -> None:
+        """Return nothing: there is no state."""
+
+    def step(self, inputs: Any, state: Float[Tensor, "R n"]) -> Float[Tensor, "R n"]:  # noqa: ARG002
+        """Return the empty state."""
+        return state
+
+    def advance(
+        self,
+        inputs: Any,  # noqa: ARG002
+        state: Float[Tensor, "B n"],
+        steps: int,
+    ) -> Float[Tensor, "T B n"]:
+        """Return empty states."""
+        return state.new_empty(steps, *state.shape)
+
+    def tangent(self, inputs: Any, states: Tensor, exponents: int) -> DenseTangent:  # noqa: ARG002
+        """Return the Jacobians as a tangent map."""
+        return DenseTangent(inputs)
+
+
+def jacobian_map(jacobians: Float[Tensor, "T *B n n"]) -> DrivenMap:
+    """Check a stack of Jacobians and bring it into the form of a driven map.
+
+    Raises:
+        InvalidInputError: it is empty, not square, not floating point or not finite.
+    """
+    shape = tuple(jacobians.shape)
+    if jacobians.dim() not in (3, 4) or shape[-1] != shape[-2] or 0 in shape:
+        raise InvalidInputError(
+            f"jacobians must have the shape (steps, batch, n, n) or (steps, n, n), not {shape}"
+        )
+    if not jacobians.is_floating_point():
+        raise InvalidInputError(
+            f"jacobians must be floating point, not {jacobians.dtype}: convert them with .float()"
+        )
+    if not bool(torch.isfinite(jacobians).all()):
+        raise InvalidInputError("jacobians contain infinite or NaN values")
+    if jacobians.dtype in (torch.float16, torch.bfloat16):
+        jacobians = jacobians.float()
+    batched = jacobians.dim() == 4
+    if not batched:
+        jacobians = jacobians.unsqueeze(1)
+    steps, batch, size, _ = jacobians.shape
+    empty = jacobians.new_empty(batch, 0)
+    return DrivenMap(JacobianStack(size), jacobians, empty, steps, (steps,) * batch, batched)

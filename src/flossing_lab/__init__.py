@@ -1,0 +1,1 @@
+"""The laboratory: train, sweep, report, reproduce and demo. Needs the extra `cli`."""

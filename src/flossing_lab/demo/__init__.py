@@ -1,0 +1,1 @@
+"""The demo: two tasks, with and without flossing."""

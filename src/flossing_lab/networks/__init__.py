@@ -1,0 +1,1 @@
+"""Networks, their cells and how they are drawn."""

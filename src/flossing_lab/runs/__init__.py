@@ -1,0 +1,1 @@
+"""Runs: their configuration, records, files and outcomes."""

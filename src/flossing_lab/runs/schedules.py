@@ -1,0 +1,110 @@
+"""The schedules of flossing that experiments compare, by name."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+
+from flossing.flosser import Flosser
+from flossing_lab.runs.configuration import SCHEDULE_OPTIONS, Configuration, Flossing
+
+TIME_STEPS = 55
+"""Length of the sequences of flossing; the first 10 + 6 steps are not counted."""
+
+PUBLISHED = {
+    "before": 500,
+    "every": 100,
+    "steps": 500,
+    "times": 2,
+    "lr": 1e-3,
+    "training_lr": 1e-3,
+    "tolerance": None,
+    "drift": None,
+    "max_gradient_norm": None,
+}
+
+DEFAULT = {
+    name: parameter.default
+    for name, parameter in inspect.signature(Flosser).parameters.items()
+    if name in SCHEDULE_OPTIONS
+}
+"""Written out, so that a configuration says what was done whatever the defaults become."""
+
+
+def published(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS) -> Flossing:
+    """The schedule of the released code of Engelken (NeurIPS 2023), which flosses 75 of 80.
+
+    Args:
+        size: number N of hidden units.
+        k: how many exponents; `None` for 15/16 of them.
+        time_steps: length of the sequences.
+
+    Example:
+        >>> published(80).k
+        75
+    """
+    return Flossing(k=k or max(1, size * 15 // 16), time_steps=time_steps, schedule=PUBLISHED)
+
+
+def before_only(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS) -> Flossing:
+    """The published schedule without its episodes during training; see `published`.
+
+    Example:
+        >>> before_only(80).schedule["times"]
+        0
+    """
+    return Flossing(
+        k=k or max(1, size * 15 // 16), time_steps=time_steps, schedule=PUBLISHED | {"times": 0}
+    )
+
+
+def default(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS) -> Flossing:
+    """The schedule that `flossing.Flosser` has by default, over all exponents.
+
+    Args:
+        size: number N of hidden units.
+        k: how many exponents; `None` for all of them.
+        time_steps: length of the sequences.
+
+    Example:
+        >>> default(80).k
+        80
+    """
+    return Flossing(k=k or size, time_steps=time_steps, schedule=DEFAULT)
+
+
+SCHEDULES: dict[str, Callable[..., Flossing]] = {
+    "published": published,
+    "before": before_only,
+    "default": default,
+}
+
+
+def scheduled(name: str, configuration: Configuration) -> Flossing:
+    """Return a schedule that suits a configuration's network, sequences and step size.
+
+    The default one flosses during training with the step size of training, and where the inputs of
+    a task change their statistics along the sequences, it flosses anywhere in them.
+
+    Args:
+        name: of `SCHEDULES`.
+        configuration: what is to be flossed.
+
+    Example:
+        >>> from flossing_lab.runs.configuration import Architecture, Training
+        >>> from flossing.tasks import DelayedCopy
+        >>> short = Configuration(
+        ...     task=DelayedCopy(delay=5, steps=30),
+        ...     architecture=Architecture(),
+        ...     training=Training(learning_rate=2e-4),
+        ... )
+        >>> flossing = scheduled("default", short)
+        >>> flossing.time_steps, flossing.schedule["training_lr"], flossing.anywhere
+        (30, 0.0002, False)
+    """
+    time_steps = min(TIME_STEPS, configuration.task.steps)
+    flossing = SCHEDULES[name](configuration.architecture.size, time_steps=time_steps)
+    if name != "default":
+        return flossing
+    own = {"training_lr": configuration.training.learning_rate}
+    anywhere = not configuration.task.stationary
+    return replace(flossing, anywhere=anywhere, schedule={**flossing.schedule, **own})

@@ -1,0 +1,1 @@
+"""Flossing compared with baselines."""

@@ -1,0 +1,1 @@
+"""The default schedule with one part changed."""

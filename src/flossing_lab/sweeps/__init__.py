@@ -1,0 +1,1 @@
+"""Many runs: planned, spread over workers, resumed."""

@@ -1,0 +1,1 @@
+"""Training one network or many as one model, with flossing due in between."""

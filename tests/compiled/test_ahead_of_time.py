@@ -1,0 +1,420 @@
+"""Compiled code is used once it is complete on disk, and compiled in the background until then."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from filelock import FileLock
+from torch import nn
+
+import flossing
+from flossing import InvalidOptionError, UnsupportedSystemError
+from flossing.compiled import ahead_of_time, compiler
+from flossing.compiled.ahead_of_time import Code
+from flossing.compiled.cells import GruLayer, LstmLayer, ReluLayer, TanhLayer
+from flossing.compiled.tangents import Dense
+from flossing.compiled.warm_up import KINDS
+from flossing.measurement import backends
+
+CODE = Code(GruLayer, torch.float32, parallel=True)
+
+# What stands in for the compiler: it says that it was started, and waits until it may go on.
+STAND_IN = """
+import pathlib, sys, time
+here = pathlib.Path({folder!r})
+with (here / "started").open("a") as log:
+    print(*sys.argv[1:], file=log)
+while not (here / "go").exists():
+    time.sleep(0.01)
+for marker in (here / "go").read_text().split():
+    pathlib.Path(marker).touch()
+"""
+
+
+class Compiler:
+    """The process in the background, and what is known of it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def go_on(self, *markers):
+        # At once, for the process looks for the file.
+        (self.folder / "text").write_text(" ".join(map(str, markers)))
+        (self.folder / "text").rename(self.folder / "go")
+        for attempt in ahead_of_time._ATTEMPTS.values():
+            attempt.join(60)
+            assert not attempt.is_alive()
+
+    def finish(self, code=CODE):
+        self.go_on(*ahead_of_time._markers(self.folder, code))
+
+    @property
+    def started(self):
+        log = self.folder / "started"
+        return log.read_text().splitlines() if log.exists() else []
+
+
+@pytest.fixture
+def background(tmp_path, monkeypatch):
+    """An empty cache, and a process that only does as it is told."""
+    monkeypatch.setattr(ahead_of_time, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(ahead_of_time, "_SCRIPT", STAND_IN.format(folder=str(tmp_path)))
+    monkeypatch.setattr(ahead_of_time, "_READY", set())
+    monkeypatch.setattr(ahead_of_time, "_ATTEMPTS", {})
+    return Compiler(tmp_path)
+
+
+def test_ready_once_the_cache_is_complete(background):
+    assert not ahead_of_time.is_ready(CODE)
+    assert not ahead_of_time.is_ready(CODE)
+    background.finish()
+    assert background.started == ["GruLayer float32 True"]
+    assert ahead_of_time.is_ready(CODE)
+
+
+def test_the_serial_code_is_ready_before_the_parallel_one(background):
+    serial = CODE._replace(parallel=False)
+    ahead_of_time._markers(background.folder, CODE)[0].touch()
+    assert ahead_of_time.is_ready(serial)
+    assert not ahead_of_time.is_ready(CODE)
+    background.finish()
+
+
+def test_each_kind_and_precision_has_code_of_its_own(background):
+    for marker in ahead_of_time._markers(background.folder, CODE):
+        marker.touch()
+    assert ahead_of_time.is_ready(CODE)
+    assert not ahead_of_time.is_ready(CODE._replace(kind=LstmLayer))
+    assert not ahead_of_time.is_ready(CODE._replace(dtype=torch.float64))
+    background.go_on()
+
+
+def test_after_a_failure_this_process_compiles(background):
+    assert not ahead_of_time.is_ready(CODE)
+    background.go_on()
+    assert ahead_of_time.is_ready(CODE)
+    assert len(background.started) == 1
+
+
+def test_an_interpreter_that_does_not_start_is_a_failure(background, tmp_path, monkeypatch):
+    not_executable = tmp_path / "python"
+    not_executable.touch()
+    monkeypatch.setattr(ahead_of_time, "_interpreter", lambda: str(not_executable))
+    assert not ahead_of_time.is_ready(CODE)
+    background.go_on()
+    assert ahead_of_time.is_ready(CODE)
+
+
+def test_nothing_is_started_while_another_process_compiles(background):
+    with FileLock(ahead_of_time._lock(background.folder, CODE)):
+        assert not ahead_of_time.is_ready(CODE)
+        assert not ahead_of_time.is_ready(CODE._replace(kind=LstmLayer))
+    assert not ahead_of_time._ATTEMPTS
+    assert not ahead_of_time.is_ready(CODE)
+    assert ahead_of_time._ATTEMPTS
+    background.finish()
+
+
+def test_a_failure_here_still_waits_for_another_process(background):
+    assert not ahead_of_time.is_ready(CODE)
+    background.go_on()
+    with FileLock(ahead_of_time._lock(background.folder, CODE)):
+        assert not ahead_of_time.is_ready(CODE)
+    assert ahead_of_time.is_ready(CODE)
+
+
+def test_many_threads_start_one_process(background):
+    barrier, answers = threading.Barrier(8), []
+
+    def ask():
+        barrier.wait()
+        answers.append(ahead_of_time.is_ready(CODE))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    background.finish()
+    assert answers == [False] * 8
+    assert len(background.started) == 1
+
+
+def test_without_a_place_for_a_cache_this_process_compiles(background, monkeypatch):
+    monkeypatch.setattr(ahead_of_time, "_folder", lambda: None)
+    assert ahead_of_time.is_ready(CODE)
+    assert not ahead_of_time._ATTEMPTS
+
+
+@pytest.mark.parametrize("missing", ["frozen", "no file", "none"])
+def test_without_an_interpreter_this_process_compiles(background, monkeypatch, missing):
+    if missing == "frozen":
+        monkeypatch.setattr(sys, "frozen", True, raising=False)
+    else:
+        path = None if missing == "none" else str(background.folder / "python")
+        monkeypatch.setattr(ahead_of_time.spawn, "get_executable", lambda: path)
+    assert ahead_of_time.is_ready(CODE)
+    assert not ahead_of_time._ATTEMPTS
+
+
+def test_the_background_has_the_same_modules_and_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(ahead_of_time.numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    environment = ahead_of_time._environment()
+    assert environment["NUMBA_CACHE_DIR"] == str(tmp_path)
+    assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
+
+
+def test_compiling_by_name(background, monkeypatch):
+    stages = []
+    stand_ins = tuple(
+        lambda *what, name=name: stages.append((name, *what)) for name in ("serial", "parallel")
+    )
+    monkeypatch.setattr(ahead_of_time, "_STAGES", stand_ins)
+    threads = torch.get_num_threads()
+    ahead_of_time.compile_named("GruLayer", "float32", "True")
+    torch.set_num_threads(threads)
+    assert stages == [(name, GruLayer, torch.float32) for name in ("serial", "parallel")]
+    assert ahead_of_time._is_complete(background.folder, CODE)
+    ahead_of_time.compile_here(CODE)
+    assert len(stages) == 2
+
+
+PARENT = """
+import pathlib, sys
+import torch
+from flossing.compiled import ahead_of_time
+from flossing.compiled.cells import GruLayer
+
+folder = pathlib.Path(sys.argv[1])
+ahead_of_time._folder = lambda: folder
+ahead_of_time._SCRIPT = sys.argv[2]
+code = ahead_of_time.Code(GruLayer, torch.float32, False)
+assert not ahead_of_time.is_ready(code)
+while not (folder / "started").exists():
+    pass
+(folder / "text").write_text(str(ahead_of_time._markers(folder, code)[0]))
+"""
+
+
+def test_the_parent_may_end_first(background):
+    script = STAND_IN.format(folder=str(background.folder))
+    process = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", PARENT, str(background.folder), script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    (background.folder / "text").rename(background.folder / "go")
+    marker = ahead_of_time._markers(background.folder, CODE)[0]
+    deadline = time.monotonic() + 60
+    while not marker.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+NEEDS = [
+    (nn.RNN(2, 4), TanhLayer),
+    (nn.RNN(2, 4, nonlinearity="relu"), ReluLayer),
+    (nn.GRU(2, 4, num_layers=2), GruLayer),
+    (nn.LSTMCell(2, 4), LstmLayer),
+    (nn.LSTM(2, 4, proj_size=3), Dense),
+]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What code is asked for; none of it is ready."""
+    codes = []
+
+    def is_ready(code):
+        codes.append(code)
+        return False
+
+    monkeypatch.setattr(backends, "is_ready", is_ready)
+    return codes
+
+
+# A ReLU network of four units with random weights may be dead, which is not the question here.
+@pytest.mark.filterwarnings("ignore:the frame lost rank")
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize(("system", "kind"), NEEDS, ids=lambda each: type(each).__name__)
+def test_the_code_that_is_asked_for(system, kind, asked):
+    inputs = torch.randn(6, 1, 2)
+    flossing.lyapunov_spectrum(system, inputs, k=1)
+    flossing.lyapunov_spectrum(system.double(), inputs.double(), k=1)
+    dtypes = (torch.float32, torch.float64)
+    assert asked == [Code(kind, dtype, parallel=False) for dtype in dtypes]
+
+
+def test_jacobians_and_callables_ask_for_dense_scans(asked):
+    flossing.log_growth_rates(torch.eye(3).repeat(5, 1, 1))
+    flossing.lyapunov_spectrum(lambda x: 4 * x * (1 - x), state=torch.tensor([0.3]), steps=20)
+    assert asked == [Code(Dense, torch.float32, parallel=False)] * 2
+
+
+@pytest.mark.skipif(compiler.available_threads() < 2, reason="there is only one thread")
+@pytest.mark.parametrize("system", [nn.LSTM(2, 16), None], ids=["layer", "jacobians"])
+@pytest.mark.parametrize("work", [-1, 0])
+def test_parallel_code_is_asked_for_where_it_would_run(system, work, asked, monkeypatch):
+    # Exactly as much work as there is, or one multiplication less.
+    rows, weights = 2 * 16, 64 * 16 if system else 20 * 20
+    monkeypatch.setattr(compiler, "_PARALLEL_WORK", rows * weights - work)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    if system:
+        flossing.lyapunov_spectrum(system, torch.randn(6, 2, 2), k=16)
+    else:
+        flossing.log_growth_rates(torch.eye(20).repeat(5, 2, 1, 1), k=16)
+    assert [code.parallel for code in asked] == [work == 0]
+
+
+@pytest.mark.parametrize(("ready", "same"), [(False, "torch"), (True, "compiled")])
+@pytest.mark.parametrize("window", ["full", "detach", 3])
+def test_the_backend_until_then(ready, same, window, monkeypatch):
+    monkeypatch.setattr(backends, "is_ready", lambda code: ready)
+    module, inputs = nn.GRU(2, 12), torch.randn(30, 2, 2)
+    values = []
+    for backend in ("auto", same):
+        module.zero_grad()
+        loss = flossing.flossing_loss(module, inputs, k=5, state_gradient=window, backend=backend)
+        loss.backward()
+        values.append([loss.detach(), *(each.grad.clone() for each in module.parameters())])
+    for ours, theirs in zip(*values, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_compile_ahead_is_for_one_system_or_all(monkeypatch):
+    codes = []
+    monkeypatch.setattr(backends, "compile_here", codes.append)
+    monkeypatch.setattr(backends, "available_threads", lambda: 4)
+    flossing.compile_ahead(nn.GRU(1, 2).double())
+    assert codes == [Code(GruLayer, torch.float64, torch.get_num_threads() > 1)]
+    codes.clear()
+    flossing.compile_ahead(lambda state: state, dtype=torch.float64, threads=2)
+    assert codes == [Code(Dense, torch.float64, parallel=True)]
+    codes.clear()
+    flossing.compile_ahead(threads=1)
+    assert codes == [Code(kind, torch.float32, parallel=False) for kind in KINDS]
+
+
+def test_compile_ahead_refuses_what_cannot_be_measured():
+    with pytest.raises(InvalidOptionError, match="float16"):
+        flossing.compile_ahead(dtype=torch.float16)
+    with pytest.raises(UnsupportedSystemError, match="bidirectional"):
+        flossing.compile_ahead(nn.RNN(1, 2, bidirectional=True))
+
+
+# In a process of its own, with nothing loaded before.
+COMPLETE = """
+import sys
+import torch, flossing
+from torch import nn
+from flossing.compiled import ahead_of_time, compiler, backward, forward, layer_scan
+from flossing.compiled.warm_up import KINDS
+
+dtype, parallel = getattr(torch, sys.argv[1]), sys.argv[2] == "parallel"
+for kind in KINDS:
+    ahead_of_time.compile_here(ahead_of_time.Code(kind, dtype, parallel))
+    # Loads what is on disk already.
+    for stage in ahead_of_time._STAGES[: 1 + parallel]:
+        stage(kind, dtype)
+functions = [
+    each for module in (layer_scan, forward, backward) for name, each in vars(module).items()
+    if name.startswith(("run", "scan_"))
+]
+assert len(functions) == 8
+before = [each.signatures for each in functions]
+if parallel:
+    torch.set_num_threads(2)
+    compiler._PARALLEL_WORK = 0
+options = [
+    {}, {"reorthonormalize": 1}, {"reorthonormalize": 3},
+    {"rounding_tolerance": torch.finfo(dtype).eps ** 0.6}, {"state_gradient": "detach"},
+    {"state_gradient": 4, "checkpoint_interval": 7},
+]
+modules = [
+    nn.RNN(2, 9), nn.RNN(2, 9, nonlinearity="relu"), nn.RNN(2, 9, bias=False), nn.GRU(2, 9),
+    nn.GRU(2, 9, 2), nn.LSTM(2, 9), nn.LSTM(2, 9, proj_size=5), nn.LSTMCell(2, 9),
+]
+for module in modules:
+    module.to(dtype)
+    layer_options = {"layer": 1} if getattr(module, "num_layers", 1) > 1 else {}
+    for batch in (1, 5):
+        inputs = torch.randn(20, batch, 2, dtype=dtype)
+        for chosen in options:
+            for given in (inputs, inputs.clone().requires_grad_()):
+                spectrum = flossing.lyapunov_spectrum(
+                    module, given, backend="compiled", **layer_options, **chosen
+                )
+                spectrum.exponents[:, :2].square().sum().backward()
+        with torch.no_grad():
+            flossing.lyapunov_spectrum(module, inputs, k=3, backend="compiled")
+jacobians = torch.randn(20, 3, 9, 9, dtype=dtype, requires_grad=True)
+flossing.log_growth_rates(jacobians.detach(), k=6, backend="compiled")
+for given in (jacobians, jacobians.mT):
+    flossing.log_growth_rates(given, backend="compiled").exponents.square().sum().backward()
+for function, known in zip(functions, before):
+    assert function.signatures == known, function.py_func
+    if parallel or not function.targetoptions.get("parallel"):
+        assert known, function.py_func
+"""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "threads"),
+    [("float32", "serial"), pytest.param("float64", "parallel", marks=pytest.mark.slow)],
+)
+def test_nothing_is_left_to_compile(dtype, threads):
+    if threads == "parallel" and compiler.available_threads() < 2:
+        pytest.skip("there is only one thread")
+    process = subprocess.run(
+        [sys.executable, "-c", COMPLETE, dtype, threads],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert process.returncode == 0, process.stderr
+
+
+FIRST_CALLS = """
+import time
+import torch, flossing
+from flossing.measurement.backends import chosen_backend
+from flossing.measurement.growth import torch_growth
+from flossing.measurement.compiled_growth import compiled_growth
+from flossing.systems.recurrence import driven_map
+
+torch.set_num_threads(1)
+module, inputs = torch.nn.RNN(1, 8), torch.zeros(20, 1, 1).normal_()
+problem = driven_map(module, inputs, None, steps=None, layer=None, dtype=None)
+assert chosen_backend("auto", problem, 3) is torch_growth
+flossing.flossing_loss(module, inputs, k=3).backward()
+end = time.monotonic() + 300
+while chosen_backend("auto", problem, 3) is torch_growth:
+    assert time.monotonic() < end
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.slow
+def test_the_background_fills_an_empty_cache(tmp_path):
+    for script in (
+        FIRST_CALLS,
+        FIRST_CALLS.replace("is torch_growth\n", "is compiled_growth\n", 1),
+    ):
+        process = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+        )
+        assert (process.returncode, process.stdout, process.stderr) == (0, "", "")

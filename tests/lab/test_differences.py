@@ -1,0 +1,26 @@
+"""Configurations are told apart by all in which they differ."""
+
+from dataclasses import fields, replace
+
+from flossing.tasks import DelayedCopy
+from flossing_lab.runs.configuration import LEFT_OUT, Architecture, Configuration
+from flossing_lab.runs.differences import settings
+
+BASE = Configuration(task=DelayedCopy(delay=4, steps=20), architecture=Architecture(size=4))
+NEW = [each.name for each in fields(Architecture) if each.metadata == LEFT_OUT]
+
+
+def with_architecture(**options):
+    return replace(BASE, architecture=replace(BASE.architecture, **options))
+
+
+def test_what_is_left_out_of_a_document_is_told_where_it_differs():
+    assert NEW == ["input_gain", "bias_scale"]
+    assert not BASE.document()["architecture"].keys() & set(NEW)
+    for name in NEW:
+        other = with_architecture(**{name: 0.5})
+        assert other.digest != BASE.digest
+        words = name.replace("_", " ")
+        for pair in ((BASE, other), (other, BASE)):
+            told = [each[words] for each in settings(pair)]
+            assert sorted(told) == sorted(["0.5", str(getattr(BASE.architecture, name))])

@@ -1,0 +1,139 @@
+"""Pieces from anywhere in a sequence, with the state that the system has there."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import flossing
+from flossing.batches import draw_piece
+
+STEPS = 9
+LENGTH = 24
+
+
+def stock(kind, **options):
+    torch.manual_seed(3)
+    module = kind(2, 5, **options).double()
+    return module, lambda inputs: module(inputs)[1]
+
+
+def own():
+    torch.manual_seed(3)
+    cell = nn.Linear(7, 5).double()
+
+    def system(x, state):
+        return torch.tanh(cell(torch.cat([x, state], dim=-1)))
+
+    def last(inputs):
+        state = torch.zeros(inputs.shape[1], 5, dtype=torch.float64)
+        for x in inputs:
+            state = system(x, state)
+        return state
+
+    return system, last
+
+
+SYSTEMS = {
+    "stack": (*stock(nn.RNN, num_layers=2), (LENGTH, 3, 2), 0, None),
+    "lstm, batch first": (*stock(nn.LSTM, batch_first=True), (3, LENGTH, 2), 1, None),
+    "gru, unbatched": (*stock(nn.GRU, batch_first=True), (LENGTH, 2), 0, None),
+    "callable": (*own(), (LENGTH, 3, 2), 0, torch.zeros(3, 5, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize(
+    ("system", "last", "shape", "axis", "state"), SYSTEMS.values(), ids=list(SYSTEMS)
+)
+def test_a_piece_comes_with_the_state_that_the_system_has_there(system, last, shape, axis, state):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(shape, dtype=torch.float64)
+    pieces = {start: inputs.narrow(axis, start, STEPS) for start in range(LENGTH - STEPS + 1)}
+    starts = set()
+    for _ in range(200):
+        piece, before = draw_piece(system, inputs, state, steps=STEPS, generator=generator)
+        (start,) = [place for place, each in pieces.items() if torch.equal(each, piece)]
+        starts.add(start)
+        if not start:
+            assert before is state
+            continue
+        expected = last(inputs.narrow(axis, 0, start))
+        torch.testing.assert_close(before, expected)
+        leaves = before if isinstance(before, tuple) else (before,)
+        assert not any(leaf.requires_grad for leaf in leaves)
+    assert starts == pieces.keys()
+
+
+def test_flossing_pieces_is_flossing_them_with_the_states_there():
+    inputs = torch.randn(LENGTH, 2, 1, dtype=torch.float64)
+    first = nn.LSTM(1, 6).double()
+    second = copy.deepcopy(first)
+    history = flossing.floss(
+        first, inputs, k=3, steps=4, piece=STEPS, generator=torch.Generator().manual_seed(5)
+    )
+    generator = torch.Generator().manual_seed(5)
+    losses = []
+    optimizer = torch.optim.Adam(second.parameters())
+    for _ in range(4):
+        start = int(torch.randint(LENGTH - STEPS + 1, (), generator=generator))
+        with torch.no_grad():
+            state = second(inputs[:start])[1] if start else None
+        loss = flossing.flossing_loss(
+            second, inputs[start : start + STEPS], state, k=3, generator=generator
+        )
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert history.loss.tolist() == pytest.approx(losses, rel=1e-6)
+
+
+def test_a_flosser_takes_pieces_of_whole_sequences():
+    rnn = nn.RNN(1, 8)
+    seen = []
+    flosser = flossing.Flosser(
+        rnn, k=4, before=3, every=1, piece=STEPS, state=lambda inputs: seen.append(inputs.shape)
+    )
+    batches = itertools.repeat(torch.randn(LENGTH, 2, 1))
+    assert len(flosser.before_training(batches).loss) == 3
+    assert flosser.step(1, batches) is not None
+    # What gives the state is asked for that before the whole sequence.
+    assert seen == [(LENGTH, 2, 1)] * 4
+
+
+def test_precision_of_the_state_is_that_of_the_exponents():
+    rnn = nn.RNN(1, 8)
+    inputs = torch.randn(LENGTH, 2, 1)
+    history = flossing.floss(rnn, inputs, k=2, steps=3, piece=STEPS, dtype=torch.float64)
+    assert history.loss.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (torch.randn(8, 2, 1), "piece is 9 and the inputs have 8 steps.*piece=None"),
+        (pack_padded_sequence(torch.randn(9, 2, 1), [9, 3]), "there are packed sequences"),
+        (itertools.repeat(30), "there are no inputs"),
+    ],
+)
+def test_sequences_without_such_pieces(batches, message):
+    with pytest.raises(flossing.InvalidInputError, match=message):
+        flossing.floss(nn.RNN(1, 8), batches, k=2, steps=1, piece=STEPS)
+
+
+@pytest.mark.parametrize("piece", [0, -1, True])
+def test_a_piece_is_a_number_of_steps(piece):
+    with pytest.raises(flossing.InvalidOptionError, match="piece"):
+        flossing.Flosser(nn.RNN(1, 8), k=2, piece=piece)
+
+
+def test_divergence_before_the_piece_is_told():
+    rnn = nn.RNN(1, 4, nonlinearity="relu")
+    nn.init.constant_(rnn.weight_hh_l0, 1e9)
+    nn.init.constant_(rnn.weight_ih_l0, 1.0)
+    generator = torch.Generator().manual_seed(1)
+    with pytest.raises(flossing.NonFiniteError, match="became infinite or NaN at step"):
+        flossing.floss(rnn, torch.ones(400, 1, 1), k=2, steps=9, piece=3, generator=generator)

@@ -26,6 +26,7 @@ from flossing.errors import (
     SkippedStepWarning,
     ToleranceWarning,
     UnreadableFileError,
+    UnsupportedDerivativeError,
     UnsupportedSystemError,
 )
 from flossing.floss import FlossHistory, floss
@@ -63,6 +64,7 @@ __all__ = [
     "SkippedStepWarning",
     "ToleranceWarning",
     "UnreadableFileError",
+    "UnsupportedDerivativeError",
     "UnsupportedSystemError",
     "Watcher",
     "WeightSpectrum",

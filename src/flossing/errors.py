@@ -9,6 +9,10 @@ class UnsupportedSystemError(FlossingError):
     """The system has no single differentiable forward map, so no Lyapunov exponents."""
 
 
+class UnsupportedDerivativeError(FlossingError):
+    """A derivative was asked for that the backend does not compute."""
+
+
 class InvalidInputError(FlossingError):
     """The input sequence has the wrong shape, length, dtype, device or values."""
 

@@ -5,12 +5,12 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from flossing.compiled import scan_interface
 from flossing.compiled.scan_interface import CompiledForward, GatedTensors, Kept
-from flossing.measurement.growth import Growth, detached, torch_growth
+from flossing.measurement.growth import Growth, detached, link_to, torch_growth
 from flossing.scan.boundaries import Pace
+from flossing.support.once import differentiable_once
 from flossing.systems.tangent import CellTangent, DenseTangent, GatedTangent, TangentMap
 
 
@@ -60,7 +60,7 @@ def _differentiable(
         return _apply(_DenseGrowth, tangent.jacobians, frame, forward)
     batch, size, _ = frame.shape
     products = tangent.push_all(scan_interface.frames(forward.kept.rows[:-1], batch, size))
-    return _apply(_ProductGrowth, products, frame, tensors, forward)
+    return _apply(_ProductGrowth, products, link_to(products), frame, tensors, forward)
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -95,19 +95,22 @@ class _GatedGrowth(torch.autograd.Function):
         return _save(ctx, forward, weight, coefficients, diagonal)
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
     ) -> tuple[Tensor | None, ...]:
         tangent, kept = _saved(ctx)
-        gradients, cotangent = scan_interface.backward_gated(
-            GatedTensors(*tangent),
-            kept,
-            weights,
-            cotangent,
-            of_coefficients=any(ctx.needs_input_grad[1:3]),
-        )
-        return *gradients, cotangent, None
+
+        def gradients() -> tuple[Tensor | None, ...]:
+            of_tangent, of_frame = scan_interface.backward_gated(
+                GatedTensors(*tangent),
+                kept,
+                weights,
+                cotangent,
+                of_coefficients=any(ctx.needs_input_grad[1:3]),
+            )
+            return *of_tangent, of_frame
+
+        return *differentiable_once(gradients, (*tangent, weights, cotangent)), None
 
 
 class _DenseGrowth(torch.autograd.Function):
@@ -123,12 +126,17 @@ class _DenseGrowth(torch.autograd.Function):
         return _save(ctx, forward, jacobians)
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
     ) -> tuple[Tensor | None, ...]:
-        adjoint, vectors, cotangent = _adjoint_of_products(ctx, weights, cotangent)
-        return adjoint @ vectors.mT, cotangent, None
+        (jacobians,), kept = _saved(ctx)
+
+        def gradients() -> tuple[Tensor, Tensor]:
+            adjoint, of_frame = scan_interface.backward_dense(jacobians, kept, weights, cotangent)
+            batch, size = cotangent.shape[:2]
+            return adjoint @ scan_interface.frames(kept.rows[:-1], batch, size).mT, of_frame
+
+        return *differentiable_once(gradients, (jacobians, weights, cotangent)), None
 
 
 class _ProductGrowth(torch.autograd.Function):
@@ -138,26 +146,20 @@ class _ProductGrowth(torch.autograd.Function):
     def forward(
         ctx: Any,
         products: Float[Tensor, "T B n k"],  # noqa: ARG004 - carries the gradient
+        link: Float[Tensor, ""],
         frame: Float[Tensor, "B n k"],  # noqa: ARG004 - carries the gradient
         jacobians: Float[Tensor, "T B n n"],
         forward: CompiledForward,
     ) -> tuple[Tensor, Tensor]:
-        return _save(ctx, forward, jacobians)
+        return _save(ctx, forward, link, jacobians)
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
     ) -> tuple[Tensor | None, ...]:
-        adjoint, _, cotangent = _adjoint_of_products(ctx, weights, cotangent)
-        return adjoint, cotangent, None, None
-
-
-def _adjoint_of_products(
-    ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
-) -> tuple[Float[Tensor, "T B n k"], Float[Tensor, "T B n k"], Float[Tensor, "B n k"]]:
-    """Return the adjoint of all J_t V_{t-1}, the frames V_{t-1}, and the first frame's gradient."""
-    (jacobians,), kept = _saved(ctx)
-    batch, size = cotangent.shape[:2]
-    adjoint, cotangent = scan_interface.backward_dense(jacobians, kept, weights, cotangent)
-    return adjoint, scan_interface.frames(kept.rows[:-1], batch, size), cotangent
+        (link, jacobians), kept = _saved(ctx)
+        adjoint, of_frame = differentiable_once(
+            lambda: scan_interface.backward_dense(jacobians, kept, weights, cotangent),
+            (link, weights, cotangent),
+        )
+        return adjoint, None, of_frame, None, None

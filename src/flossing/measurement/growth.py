@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from flossing.errors import InvalidOptionError
 from flossing.scan.boundaries import Pace
 from flossing.scan.pytorch import ForwardScan, scan_backward, scan_forward
 from flossing.scan.reference import scan_reference
+from flossing.support.once import differentiable_once
 from flossing.support.pytree import Rebuild, flatten
 from flossing.systems.tangent import DenseTangent, TangentMap
 
@@ -61,7 +61,7 @@ def torch_growth(
         products = tangent.push_all(forward.frames[:-1])
         log_growth, last_frame = cast(
             tuple[Tensor, Tensor],
-            _LogGrowth.apply(products, frame, constant, forward),  # pyright: ignore[reportUnknownMemberType]
+            _LogGrowth.apply(products, link_to(products), frame, constant, forward),  # pyright: ignore[reportUnknownMemberType]
         )
     return Growth(log_growth, forward.ends, last_frame, forward.stop_frames, forward.pace)
 
@@ -90,25 +90,34 @@ class _LogGrowth(torch.autograd.Function):
     def forward(
         ctx: Any,
         products: Float[Tensor, "T B n k"],  # noqa: ARG004 - carries the gradient
+        link: Float[Tensor, ""],
         frame: Float[Tensor, "B n k"],  # noqa: ARG004 - carries the gradient
         tangent: TangentMap,
         forward: ForwardScan,
     ) -> tuple[Tensor, Tensor]:
         # Everything large goes through save_for_backward: only that can be recomputed or offloaded.
         leaves, rebuild = flatten((tangent, forward))
-        ctx.save_for_backward(*leaves)
+        ctx.save_for_backward(link, *leaves)
         ctx.rebuild = rebuild
         return forward.log_growth.clone(), forward.stop_frames[-1].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
-    ) -> tuple[Tensor, Tensor, None, None]:
+    ) -> tuple[Tensor | None, ...]:
         rebuild: Rebuild = ctx.rebuild
-        tangent, forward = rebuild(list(ctx.saved_tensors))
-        adjoint, cotangent = scan_backward(tangent.pull, forward, weights, cotangent)
-        return adjoint, cotangent, None, None
+        link, *leaves = ctx.saved_tensors
+        tangent, forward = rebuild(leaves)
+        adjoint, first = differentiable_once(
+            lambda: scan_backward(tangent.pull, forward, weights, cotangent),
+            (link, weights, cotangent),
+        )
+        return adjoint, None, first, None, None
+
+
+def link_to(tensor: Tensor) -> Float[Tensor, ""]:
+    """Return a single number with the graph of a large tensor, which it does not keep alive."""
+    return tensor[(0,) * tensor.dim()].clone()
 
 
 def detached(tangent: TangentMap) -> TangentMap:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from flossing.compiled.layer_interface import (
@@ -19,6 +18,7 @@ from flossing.compiled.layer_interface import (
     run_layer,
     run_layer_back,
 )
+from flossing.support.once import differentiable_once
 from flossing.systems.gates import Kind, LayerWeights
 from flossing.systems.tangent import GatedTangent, Gates
 
@@ -84,7 +84,6 @@ class _Layer(torch.autograd.Function):
         return outputs[:3]
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any,
         of_states: Float[Tensor, "T_plus_1 B n"],
@@ -93,8 +92,11 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         given, outputs = LayerInputs(*saved[:4]), LayerOutputs(*saved[4:])
-        gradients = run_layer_back(
-            ctx.kind.compiled, given, outputs, of_states, of_coefficients, of_diagonal,
-            ctx.start, ctx.window,
-        )  # fmt: skip
+        cotangents = of_states, of_coefficients, of_diagonal
+        gradients = differentiable_once(
+            lambda: run_layer_back(
+                ctx.kind.compiled, given, outputs, *cotangents, ctx.start, ctx.window
+            ),
+            (*given, *cotangents),
+        )
         return *gradients, None, None, None

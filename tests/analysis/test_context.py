@@ -108,7 +108,7 @@ def test_gru_without_weights():
     torch.testing.assert_close(context.volume_growth_rate, tensor(4 * half, 4 * half))
     torch.testing.assert_close(context.jacobian_spectral_radius, tensor(0.5, 0.5))
     torch.testing.assert_close(context.jacobian_spectral_norm, tensor(0.5, 0.5))
-    assert set(context.weights) == {(0, gate) for gate in ("reset", "update", "candidate")}
+    assert set(context.weights) == {(0, gate) for gate in ("reset", "update", "new")}
     assert all(w.spectral_norm == 0 for w in context.weights.values())
     assert all(float(s.share.max()) == 0 for s in context.saturation.values())
     assert context.as_dict()["kaplan_yorke_dimension"] == 0
@@ -177,14 +177,14 @@ def test_saturation_of_a_stacked_lstm_from_its_own_equations(projection):
         slopes = torch.stack(sigmoids) * (1 - torch.stack(sigmoids))
         expected = dict(zip(["input", "forget", "output"], slopes.unbind(1), strict=True))
         steep = dict(
-            zip(["candidate", "cell"], (1 - torch.stack(tanhs).square()).unbind(1), strict=True)
+            zip(["cell", "cell state"], (1 - torch.stack(tanhs).square()).unbind(1), strict=True)
         )
         for gate, slope in expected.items():
             torch.testing.assert_close(context.saturation[layer, gate].share, share_of(slope, 0.25))
         for gate, slope in steep.items():
             torch.testing.assert_close(context.saturation[layer, gate].share, share_of(slope, 1.0))
         assert 0 < context.saturation[layer, "input"].share.min() < 1
-        for index, gate in enumerate(["input", "forget", "candidate", "output"]):
+        for index, gate in enumerate(["input", "forget", "cell", "output"]):
             matrix = w_hh.chunk(4)[index] @ w_hr
             expected_radius = float(torch.linalg.eigvals(matrix).abs().max())
             assert context.weights[layer, gate].spectral_radius == pytest.approx(expected_radius)
@@ -203,10 +203,10 @@ def test_saturation_of_a_gru_from_its_own_equations():
         r_x, z_x, n_x = (x @ gru.weight_ih_l0.T + gru.bias_ih_l0).chunk(3, -1)
         r_h, z_h, n_h = (hidden @ gru.weight_hh_l0.T + gru.bias_hh_l0).chunk(3, -1)
         reset, update = (r_x + r_h).sigmoid(), (z_x + z_h).sigmoid()
-        candidate = (n_x + reset * n_h).tanh()
-        hidden = (1 - update) * candidate + update * hidden
-        rows.append([4 * reset * (1 - reset), 4 * update * (1 - update), 1 - candidate.square()])
-    for index, gate in enumerate(["reset", "update", "candidate"]):
+        new = (n_x + reset * n_h).tanh()
+        hidden = (1 - update) * new + update * hidden
+        rows.append([4 * reset * (1 - reset), 4 * update * (1 - update), 1 - new.square()])
+    for index, gate in enumerate(["reset", "update", "new"]):
         slope = torch.stack([row[index] for row in rows])
         torch.testing.assert_close(context.saturation[0, gate].share, share_of(slope, 1.0))
 

@@ -20,7 +20,7 @@ def test_numbers_are_those_of_the_analysis(stock_study, section_of):
     for name, value in expected.items():
         assert section.numbers[name] == pytest.approx(value, rel=1e-3), name
     gates = [row[0] for row in section.tables[1].rows]
-    assert gates == ["input", "forget", "candidate", "output", "cell"]
+    assert gates == ["input", "forget", "cell", "output", "cell state"]
     assert section.tables[1].rows[4][1:4] == ("–", "–", "–")
     assert "The network is contracting" in section.meaning[0]
 

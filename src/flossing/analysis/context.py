@@ -139,11 +139,11 @@ class DynamicalContext:
         jacobian_spectral_norm: (B,), mean over the same steps of ‖J_t‖₂.
         weights: by layer and gate, e.g. (0, "update"), the spectrum of the recurrent weights from
             the layer's units to that gate; through the projection, where there is one. Gates are
-            "hidden" (`nn.RNN`), "reset", "update", "candidate" (`nn.GRU`), "input", "forget",
-            "candidate", "output" (`nn.LSTM`). Empty for other systems, which have no one W.
-        saturation: by layer and gate, how often units are saturated; for `nn.LSTM` also "cell",
-            the tanh of the new cell state. Empty for other systems, whose squashing functions
-            are not known.
+            "hidden" (`nn.RNN`), "reset", "update", "new" (`nn.GRU`), "input", "forget", "cell",
+            "output" (`nn.LSTM`). Empty for other systems, which have no one W.
+        saturation: by layer and gate, how often units are saturated; for `nn.LSTM` also
+            "cell state", the tanh of the new cell state. Empty for other systems, whose squashing
+            functions are not known.
     """
 
     spectrum: LyapunovSpectrum

@@ -1,6 +1,7 @@
-"""Any callable `(x_t, state) -> state`, `-> (out, state)` or `state -> state` as a map.
+"""Callables `(x_t, state) -> state`, `-> (output, state)` or `(state) -> state` as recurrent maps.
 
-The flat state is the concatenation of the tensors of the state, each flattened.
+The flat state is the concatenation of the state's tensors, each flattened, in the order in which
+they come in tuples, lists and dictionaries (see `flossing.support.pytree`).
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +18,10 @@ from flossing.support.pytree import Rebuild, describe, flatten, same_structure
 from flossing.support.torch_typed import split
 from flossing.systems.tangent import CellTangent, TangentMap, depends_on_state, jacobians_pay
 
+# Roughly how many arrays as large as its rows automatic differentiation of a step holds: the rows,
+# the step's intermediate results, cotangents and products.
+_ARRAYS_PER_ROW = 4
+
 
 @dataclass(frozen=True)
 class CallableRecurrence:
@@ -25,11 +30,11 @@ class CallableRecurrence:
     Attributes:
         function: the callable.
         driven: whether it takes an input.
-        batched: whether it takes a batch; otherwise it is mapped over one.
+        batched: whether it takes a batch; otherwise `torch.vmap` maps it over one.
         shapes: shape of each tensor of the state, without a batch dimension.
         rebuild: puts the tensors of a state into the caller's structure.
-        convention: `unpack` of a state whose batch is not its tensors' first dimension; `None`
-            where it is.
+        convention: replaces `unpack` for states whose tensors do not have the batch as their first
+            dimension; `None` if they do.
     """
 
     function: Callable[..., Any]
@@ -46,18 +51,20 @@ class CallableRecurrence:
 
     @property
     def tangent_slice(self) -> slice:
-        """The part of the flat state that the tangent map is about: all of it."""
+        """The part of the flat state that the tangent map acts on: all of it."""
         return slice(0, self.state_size)
 
     def elements_per_step(self, exponents: int) -> int:
-        """Return how many numbers a step of one trajectory needs while scanned, roughly."""
+        """Return roughly how many elements a scan holds for a step of one trajectory."""
+        # As many rows of n entries as there are copies of the state: n for a Jacobian, else k.
         size = self.state_size
-        return 4 * size * (size if jacobians_pay(size, exponents) else exponents)
+        return _ARRAYS_PER_ROW * size * (size if jacobians_pay(size, exponents) else exponents)
 
     def requires_grad(self, inputs: Tensor | None, state: Tensor) -> bool:
         """Whether anything that the trajectory depends on requires gradients."""
         if state.requires_grad or (inputs is not None and inputs.requires_grad):
             return True
+        # Parameters may be anywhere, in a closure too: only a step tells.
         return self.step(None if inputs is None else inputs[0], state).requires_grad
 
     def unpack(self, state: Float[Tensor, "B n"], *, batched: bool) -> Any:
@@ -70,6 +77,7 @@ class CallableRecurrence:
         """Return the flat states after one step on independent rows."""
         if self.batched:
             return self._call(inputs, state)
+        # The caller's function takes a single trajectory, but all steps are linearised at once.
         if self.driven:
             return torch.vmap(self._call)(inputs, state)
         return torch.vmap(partial(self._call, None))(state)
@@ -91,10 +99,10 @@ class CallableRecurrence:
         return CellTangent.of(self.step, inputs, states, exponents)
 
     def _tree(self, state: Float[Tensor, "*R n"]) -> Any:
-        pieces = split(state, [shape.numel() for shape in self.shapes])
+        parts = split(state, [shape.numel() for shape in self.shapes])
         leaves = [
-            piece.reshape((*state.shape[:-1], *shape))
-            for piece, shape in zip(pieces, self.shapes, strict=True)
+            part.reshape((*state.shape[:-1], *shape))
+            for part, shape in zip(parts, self.shapes, strict=True)
         ]
         return self.rebuild(leaves)
 
@@ -103,6 +111,7 @@ class CallableRecurrence:
         result = self.function(inputs, tree) if self.driven else self.function(tree)
         leaves, _ = flatten(state_of(result, tree))
         flat = [leaf.reshape(*state.shape[:-1], -1) for leaf in leaves]
+        # A step may compute in another precision, under autocast for instance.
         return torch.cat(flat, dim=-1).to(state.dtype)
 
 
@@ -119,13 +128,13 @@ def callable_recurrence(
     Raises:
         InvalidStateError: the state is missing, empty, or its batch is not that of the inputs.
         UnsupportedSystemError: the callable fails, does not return a state like the one that it
-            got, or does not treat every row of a batch alike and deterministically.
+            received, or does not treat the rows of a batch independently and deterministically.
     """
     leaves, rebuild = flatten(state)
     if not leaves:
         raise InvalidStateError(
-            "a callable needs an initial state, a tensor or a structure of tensors, to tell its "
-            f"size; got {describe(state)}: pass state=..., e.g. torch.zeros(batch, size)"
+            "a callable needs an initial state, a tensor or a structure of tensors, which defines "
+            f"its size; got {describe(state)}: pass state=..., e.g. torch.zeros(batch, size)"
         )
     if batched:
         _check_batch(leaves, inputs)
@@ -157,32 +166,35 @@ def computing_in(
 ) -> Callable[..., Any]:
     """Return the system with its floating point parameters and buffers in the given dtype.
 
-    A module's own buffers are put back after every call: one that keeps its state there is left
-    as it was.
+    A module's own buffers are restored after every call, so one that keeps its state in them is
+    left as it was.
 
     Args:
-        system: the callable; one that is no module has neither.
-        dtype: what to compute in.
-        parameters: tensors that take the place of the module's parameters of these names.
+        system: the callable; returned unchanged if it is not a module.
+        dtype: the precision to compute in.
+        parameters: tensors that replace the module's parameters of these names.
     """
     if not isinstance(system, nn.Module):
         return system
     parameters = parameters or {}
     foreign = {name: p for name, p in system.named_parameters() if p.dtype != dtype}
+    # All buffers, of whatever dtype: functional_call writes to these copies instead of the module.
     tensors = foreign | dict(system.named_buffers())
     if not tensors and not parameters:
         return system
+    # Conversion is differentiable: gradients arrive at the module's parameters in their own dtype.
     replaced = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
     replaced |= parameters
     return lambda *arguments: torch.func.functional_call(system, replaced, arguments)
 
 
 def state_of(result: Any, state: Any) -> Any:
-    """Return the next state from what a step returned: it, or an output and it.
+    """Return the next state from what a step returned: a state, or an output and a state.
 
     Raises:
         UnsupportedSystemError: neither has the structure and shapes of the state before.
     """
+    # The state itself first: a state that is a pair, like an LSTM's, is not (output, state).
     if same_structure(result, state):
         return result
     if isinstance(result, tuple | list):
@@ -201,11 +213,15 @@ def probe(
     inputs: Tensor | None,
     state: Float[Tensor, "B n"],
 ) -> None:
-    """Try one step: on the batch, on every row twice, and for its derivative.
+    """Try one step: on the batch, on the batch twice over, and for its derivative.
 
     Raises:
-        UnsupportedSystemError: it fails, is random, couples the rows, or has no derivative.
+        UnsupportedSystemError: the step fails, is random, couples the rows, or has no derivative.
     """
+    # The tangent maps run a step on every state of many steps at once, and on many copies of each
+    # (see `flossing.systems.tangent.CellTangent`). So a step must take any number of rows, and a
+    # row's result must not depend on the other rows nor on chance. Both show when it runs on a
+    # batch of each row twice: the halves must equal each other and the batch by itself.
     first = None if inputs is None else inputs[0].detach()
     twice = None if first is None else torch.cat([first, first])
     state = state.detach()
@@ -227,17 +243,19 @@ def probe(
                 f"{name} fails on a batch of {2 * len(state)} rows although it takes {len(state)}: "
                 f"{error}. It must accept any batch size, since all steps are linearised at once"
             ) from error
+    # Half of the digits: matrix products round differently in batches of different sizes, and a
+    # step may amplify that. Noise and batch statistics differ by far more.
     tolerance = torch.finfo(state.dtype).eps ** 0.5
     expected = torch.cat([once, once])
     if not torch.allclose(doubled, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
         raise UnsupportedSystemError(
-            f"{name} gives different results for equal rows of a batch: it is random or couples "
+            f"{name} returns different results for equal rows of a batch: it is random or couples "
             "the rows (dropout, noise or batch statistics in train mode); call .eval(), or pass "
             "the noise as an input"
         )
     if not depends_on_state(recurrence.step, first, state):
         raise UnsupportedSystemError(
-            f"the result of {name}{signature} does not depend on the state as far as autograd can "
-            "see, so it has no Jacobians: keep detach, torch.no_grad and other libraries out of "
-            "the step, and give thresholds a surrogate gradient"
+            f"autograd finds that the result of {name}{signature} does not depend on the state, so "
+            "it has no Jacobians: keep detach, torch.no_grad and other libraries out of the step, "
+            "and give thresholds a surrogate gradient"
         )

@@ -1,6 +1,7 @@
-"""What a recurrent map is, and how modules, cells and callables become one.
+"""Recurrent maps on flat states, and the conversion of modules, cells and callables to them.
 
-The one place where a system, its inputs and its initial state are checked.
+The only place where a system, its inputs and its initial state are checked; everything behind
+`driven_map` relies on it.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ StateGradient = Literal["full", "detach"] | int
 
 @runtime_checkable
 class Recurrence(Protocol):
-    """A recurrent map h_t = f(h_{t-1}, x_t) on flat states."""
+    """A recurrent map h_t = f(h_{t-1}, x_t) on flat states: vectors of n entries."""
 
     @property
     def state_size(self) -> int:
@@ -39,11 +40,11 @@ class Recurrence(Protocol):
 
     @property
     def tangent_slice(self) -> slice:
-        """The part of the flat state that the tangent map is about."""
+        """The part of the flat state that the tangent map acts on."""
         ...
 
     def elements_per_step(self, exponents: int) -> int:
-        """Return how many numbers a step of one trajectory needs while scanned, roughly."""
+        """Return roughly how many elements a scan holds for a step of one trajectory."""
         ...
 
     def requires_grad(self, inputs: Tensor | None, state: Tensor) -> bool:
@@ -55,7 +56,7 @@ class Recurrence(Protocol):
         ...
 
     def step(self, inputs: Any, state: Float[Tensor, "R n"]) -> Float[Tensor, "R n"]:
-        """Return the flat states after one step on independent rows."""
+        """Return the flat states after one step on independent rows, any number of them."""
         ...
 
     def advance(
@@ -71,7 +72,7 @@ class Recurrence(Protocol):
 
 @runtime_checkable
 class AutonomousSystem(Protocol):
-    """A system without inputs that knows by itself how its states lie flat."""
+    """A system without inputs that provides its own state flattening."""
 
     def __call__(self, state: Any) -> Any:
         """Return the state after one step."""
@@ -80,7 +81,7 @@ class AutonomousSystem(Protocol):
     def as_recurrence(
         self, state: Any, dtype: torch.dtype
     ) -> tuple[Recurrence, Float[Tensor, "B n"], bool]:
-        """Return the map, the flat initial state, and whether that came with a batch dimension."""
+        """Return the map, the flat initial state, and whether it came with a batch dimension."""
         ...
 
 
@@ -92,8 +93,9 @@ class DrivenMap:
         recurrence: the map on flat states.
         inputs: [T, B, ...], or `None` for an autonomous map.
         state: flat initial state [B, S].
-        steps: number of steps T.
-        lengths: number of steps of each trajectory; the rest is padding.
+        steps: number of steps T, that of the longest trajectory.
+        lengths: number of steps of each trajectory; the steps after it are padding, which is
+            computed but not counted.
         batched: whether the caller's tensors have a batch dimension.
     """
 
@@ -106,13 +108,13 @@ class DrivenMap:
 
     @property
     def tangent_size(self) -> int:
-        """Number of exponents that there are."""
+        """Number n of exponents."""
         part = self.recurrence.tangent_slice
         return part.stop - part.start
 
     @property
     def differentiable(self) -> bool:
-        """Whether gradients are wanted and there is something to differentiate."""
+        """Whether gradients are enabled and there is something to differentiate."""
         return torch.is_grad_enabled() and self.recurrence.requires_grad(self.inputs, self.state)
 
     def inputs_from(self, start: int, stop: int) -> Tensor | None:
@@ -129,13 +131,13 @@ def driven_map(
     layer: int | None,
     dtype: torch.dtype | None,
 ) -> DrivenMap:
-    """Check a system with its inputs and state, and bring them into one form.
+    """Check a system with its inputs and state, and convert them to one form.
 
     Raises:
         UnsupportedSystemError: the system has no single deterministic forward map.
         InvalidInputError: the inputs are empty, of the wrong shape or dtype, or not finite.
-        InvalidStateError: the same of the state.
-        InvalidOptionError: `steps`, `layer` or `dtype` is not possible.
+        InvalidStateError: the state is missing, of the wrong shape or dtype, or not finite.
+        InvalidOptionError: `steps`, `layer` or `dtype` is invalid.
     """
     if not callable(system):
         raise UnsupportedSystemError(
@@ -148,21 +150,26 @@ def driven_map(
             f"a {type(system).__name__} makes its own inputs: leave inputs out and pass steps=..., "
             "or pass the driven system itself for its exponents under these inputs"
         )
+    # Three precisions: the system's own, the one asked for, and the one computed in, which is the
+    # latter if given, else the former unless that is half precision.
     own_dtype = _own_dtype(system, inputs, state)
     computing = dtype or computing_dtype(system, inputs, state)
     inputs, lengths, batched = _time_first(system, inputs, state)
+    # Before the values are looked at: tensors on the meta device have none.
     _check_devices(system, inputs, state)
     if inputs is None:
         steps = _autonomous_steps(system, steps)
     elif steps is not None and steps != len(inputs):
         raise InvalidOptionError(
-            f"steps={steps}, but the inputs have {len(inputs)} steps: leave steps out, it is for "
-            "maps without inputs"
+            f"steps={steps}, but the inputs have {len(inputs)} steps: leave steps out, which is "
+            "for maps without inputs"
         )
     else:
         steps = len(inputs)
         inputs = _recordable(_checked_inputs(inputs, own_dtype, dtype).to(computing))
     _check_state_tensors(state, own_dtype, dtype)
+    # Three kinds of systems: PyTorch's modules, whose Jacobians have the structure A + C W; systems
+    # that flatten their states themselves; and any other callable, by automatic differentiation.
     if is_stock(system):
         recurrence, flat = _stock(system, inputs, state, layer, computing)
     elif isinstance(system, AutonomousSystem):
@@ -173,13 +180,14 @@ def driven_map(
         recurrence, flat = callable_recurrence(
             system, inputs, state, batched=batched, dtype=computing
         )
+    # Known only now where there are no inputs: the batch size is that of the state.
     if not lengths:
         lengths = (steps,) * len(flat)
     return DrivenMap(recurrence, inputs, flat, steps, lengths, batched)
 
 
 def computing_dtype(system: System, inputs: Any, state: Any) -> torch.dtype:
-    """Return the precision in which a system is computed unless another is asked for."""
+    """Return the precision in which a system is computed unless the caller names another."""
     return _computable(_own_dtype(system, inputs, state))
 
 
@@ -207,14 +215,15 @@ def _refuse_layer(system: System, layer: int | None) -> None:
 
 
 def _computable(dtype: torch.dtype) -> torch.dtype:
+    # QR and triangular solves exist in float32 and float64 only.
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def check_dtype_option(dtype: torch.dtype | None) -> None:
-    """Refuse a precision in which exponents cannot be computed.
+    """Require a precision in which exponents can be computed, or `None`.
 
     Raises:
-        InvalidOptionError: it is such.
+        InvalidOptionError: `dtype` is another one.
     """
     if dtype not in (None, torch.float32, torch.float64):
         raise InvalidOptionError(
@@ -226,6 +235,8 @@ def check_dtype_option(dtype: torch.dtype | None) -> None:
 def _own_dtype(system: System, inputs: Any, state: Any) -> torch.dtype:
     """Return the floating point type in which the system works by itself."""
     leaves, _ = flatten(state)
+    # A stock module's is that of its parameters. For other systems the state comes first: a step
+    # returns a state of the state's own dtype, whatever its parameters are.
     if is_stock(system) or not leaves:
         parameters = system.parameters() if isinstance(system, nn.Module) else iter(())
         leaves = [p for p in parameters if p.is_floating_point()] or leaves
@@ -238,11 +249,15 @@ def _own_dtype(system: System, inputs: Any, state: Any) -> torch.dtype:
 def _time_first(
     system: System, inputs: Any, state: Any
 ) -> tuple[Tensor | None, tuple[int, ...], bool]:
-    """Return inputs as [T, B, ...], the length of each trajectory if they differ, and batched."""
+    """Return inputs [T, B, ...], packed trajectories' lengths, and whether there is a batch."""
     if inputs is None:
+        # An autonomous map: a state of one dimension is a single vector, more have a batch.
         leaves, _ = flatten(state)
         return None, (), bool(leaves) and leaves[0].dim() >= 2
     if isinstance(inputs, PackedSequence):
+        # Padded with zeros after each end, in the caller's order of trajectories. All run to the
+        # last step, and what comes after a trajectory's end is left out of its exponents: simpler
+        # than a batch that shrinks from step to step, and its gradient is zero.
         padded, lengths = pad_packed_sequence(inputs)
         return padded, tuple(int(length) for length in lengths), True
     if not isinstance(inputs, Tensor):
@@ -250,6 +265,7 @@ def _time_first(
             "inputs must be a tensor (steps, batch, features) or (steps, features), or a "
             f"PackedSequence, not a {type(inputs).__name__}"
         )
+    # (steps, features): unbatched, as PyTorch's modules take it.
     if inputs.dim() == 2:
         return inputs.unsqueeze(1), (), False
     if inputs.dim() < 2 or (inputs.dim() > 3 and is_stock(system)):
@@ -257,6 +273,7 @@ def _time_first(
             f"inputs must be (steps, batch, features) or (steps, features), not of shape "
             f"{tuple(inputs.shape)}"
         )
+    # Steps of other systems take one x_t at a time, so `batch_first` could mean anything there.
     if getattr(system, "batch_first", False) is True and is_stock(system):
         inputs = inputs.transpose(0, 1)
     return inputs, (), True
@@ -265,13 +282,13 @@ def _time_first(
 def _autonomous_steps(system: System, steps: int | None) -> int:
     if is_stock(system):
         raise InvalidInputError(
-            f"this {type(system).__name__} takes inputs: pass inputs=..., zeros if it is to run "
-            "without any"
+            f"this {type(system).__name__} takes inputs: pass inputs=..., zeros to run it without "
+            "any"
         )
     if steps is None:
         raise InvalidInputError(
-            "without inputs the number of steps is unknown: pass steps=... for a map "
-            "(state) -> state, or inputs=... for one that is driven"
+            "without inputs the number of steps is unknown: pass steps=... for an autonomous map "
+            "(state) -> state, or inputs=... for a driven one"
         )
     return require_integer("steps", steps, at_least=1)
 
@@ -282,10 +299,12 @@ def _checked_inputs(inputs: Tensor, own_dtype: torch.dtype, dtype: torch.dtype |
             f"inputs must be floating point, not {inputs.dtype}: convert them with .to("
             f"{own_dtype}), or embed tokens first"
         )
+    # Silent conversion could hide a mistake (float64 data for a float32 network), so it takes a
+    # dtype=. A half-precision system is computed in float32, so float32 inputs suit it too.
     if dtype is None and inputs.dtype not in (own_dtype, _computable(own_dtype)):
         raise InvalidInputError(
             f"inputs are {inputs.dtype} but the system works in {own_dtype}: convert one of them, "
-            "or name the precision to compute in with dtype=..."
+            "or choose the precision to compute in with dtype=..."
         )
     if inputs.numel() == 0:
         raise InvalidInputError(
@@ -297,7 +316,7 @@ def _checked_inputs(inputs: Tensor, own_dtype: torch.dtype, dtype: torch.dtype |
 
 
 def _recordable(tensor: Tensor) -> Tensor:
-    # A tensor made in inference mode cannot take part in autograd; a copy of it can.
+    # Autograd cannot record operations on a tensor created in inference mode, only on its copy.
     return tensor.clone() if tensor.is_inference() else tensor
 
 
@@ -310,7 +329,7 @@ def _check_state_tensors(state: Any, own_dtype: torch.dtype, dtype: torch.dtype 
         if dtype is None and leaf.dtype not in (own_dtype, _computable(own_dtype)):
             raise InvalidStateError(
                 f"the state is {leaf.dtype} but the system works in {own_dtype}: convert one of "
-                "them, or name the precision to compute in with dtype=..."
+                "them, or choose the precision to compute in with dtype=..."
             )
         if not bool(torch.isfinite(leaf).all()):
             raise InvalidStateError("the state contains infinite or NaN values")
@@ -320,6 +339,7 @@ def _check_devices(system: System, inputs: Tensor | None, state: Any) -> None:
     devices = {"state": {leaf.device for leaf in flatten(state)[0]}}
     if inputs is not None:
         devices["inputs"] = {inputs.device}
+    # Of a plain callable, parameters in its closure cannot be seen; its first step fails instead.
     if isinstance(system, nn.Module):
         devices["parameters"] = {parameter.device for parameter in system.parameters()}
     if len(set[torch.device]().union(*devices.values())) > 1:

@@ -1,6 +1,8 @@
 """`nn.RNN`, `nn.GRU`, `nn.LSTM` and their cells as recurrent maps.
 
-The flat state of a stack is layer after layer, each h, or for an LSTM h followed by c.
+The flat state of a stack is layer after layer, each h, or for an LSTM h followed by c: for two LSTM
+layers (h^0, c^0, h^1, c^1). PyTorch's own layout is by kind of state first, h [layers, B, N] and
+c [layers, B, N]; `pack` and `unpack` convert.
 """
 
 from collections.abc import Sequence
@@ -16,15 +18,19 @@ from flossing.errors import InvalidOptionError, InvalidStateError, UnsupportedSy
 from flossing.support.pytree import describe
 from flossing.support.torch_typed import split, unflatten
 from flossing.systems.compiled_layer import linearised_layer
-from flossing.systems.gates import GRU, LSTM, RELU, TANH, Coefficients, Kind, LayerWeights
+from flossing.systems.gates import GRU, LSTM, RELU, TANH, Kind, LayerWeights
 from flossing.systems.tangent import CellTangent, GatedTangent, Gates, StackedTangent, TangentMap
 
 StockLayer = nn.RNN | nn.GRU | nn.LSTM
 StockCell = nn.RNNCell | nn.GRUCell | nn.LSTMCell
 
-_FORWARDS = {
-    kind: kind.forward for kind in (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell)
-}
+_FORWARDS = [
+    kind.forward for kind in (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell)
+]
+
+# Arrays of the size of a step's coefficients that a scan holds beside them: the states, and the
+# pre-activations of inputs and state.
+_OTHER_ARRAYS = 3
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,9 @@ class StockRecurrence:
     """A stack of stock layers, or a single cell, as one recurrent map.
 
     Attributes:
-        kind: how a layer of this kind runs.
+        kind: the dynamics and derivatives of each layer.
         layers: the weights of every layer.
-        selected: the layer whose tangent map is meant; `None` for the whole stack.
+        selected: the layer to linearise; `None` for the whole stack.
         stacked_states: whether the module's own states have a leading layer dimension.
     """
 
@@ -50,51 +56,55 @@ class StockRecurrence:
 
     @property
     def projected(self) -> bool:
-        """Whether a projection stands between the gates and the hidden state."""
+        """Whether the layers are LSTMs with `proj_size`, so that h = W_hr o tanh(c)."""
         return self.layers[0].weight_hr is not None
 
     @property
     def tangent_slice(self) -> slice:
-        """The part of the flat state that the tangent map is about."""
+        """The part of the flat state that the tangent map acts on."""
         if self.selected is None:
             return slice(0, self.state_size)
         return slice(self.selected * self._layer_size, (self.selected + 1) * self._layer_size)
 
     @property
     def selected_layers(self) -> Sequence[int]:
-        """The layers that the tangent map is about."""
+        """The layers to linearise."""
         return range(len(self.layers)) if self.selected is None else [self.selected]
 
     def elements_per_step(self, exponents: int) -> int:  # noqa: ARG002 - the same for any number
-        """Return how many numbers a step of one trajectory needs while scanned, roughly."""
+        """Return roughly how many elements a scan holds for a step of one trajectory."""
         if self.projected:
             return self.state_size**2
-        return self.state_size * self.kind.state_blocks * (self.kind.gates + 3)
+        return self.state_size * self.kind.state_blocks * (self.kind.gates + _OTHER_ARRAYS)
 
     def pack(self, state: Any, batch: int, like: Tensor) -> Float[Tensor, "B n"]:
         """Return the flat state from the module's own convention; `None` is zero.
 
         Raises:
-            InvalidStateError: its structure or shapes are not the module's.
+            InvalidStateError: the structure or shapes are not the module's.
         """
         if state is None:
             return like.new_zeros(batch, self.state_size)
         pair = self.kind is LSTM and isinstance(state, tuple | list)
         blocks: list[Any] = list(cast(tuple[Any, ...], state)) if pair else [state]
-        expected = [self._block_shape(size, batch) for size in self._block_sizes]
+        layers = (len(self.layers),) if self.stacked_states else ()
+        expected = [(*layers, batch, size) for size in self._block_sizes]
+        # As in PyTorch, unbatched inputs come with a state that has no batch dimension either.
+        unbatched = [(*layers, size) for size in self._block_sizes] if batch == 1 else expected
         found = [tuple(b.shape) if isinstance(b, Tensor) else None for b in blocks]
-        if found not in (expected, [self._unbatched(shape) for shape in expected]):
+        if found not in (expected, unbatched):
             raise InvalidStateError(
-                f"the initial state must have the shapes {_shapes(expected)} for a batch of "
-                f"{batch}, as the module itself takes it, not {describe(state)}"
+                f"the initial state must have the shapes {' and '.join(map(str, expected))} for a "
+                f"batch of {batch}, as the module itself takes it, not {describe(state)}"
             )
         layered = [
             block.reshape(len(self.layers), batch, -1) for block in cast(list[Tensor], blocks)
         ]
+        # h and c joined for each layer, [layers, B, h + c]; then layer after layer, [B, n].
         return torch.cat(layered, dim=-1).transpose(0, 1).flatten(1)
 
     def unpack(self, state: Float[Tensor, "B n"], *, batched: bool) -> Any:
-        """Return a flat state in the module's own convention."""
+        """Return a flat state in the module's own convention; the inverse of `pack`."""
         layered = unflatten(state, 1, (len(self.layers), -1)).transpose(0, 1)
         blocks = [block.contiguous() for block in split(layered, self._block_sizes)]
         if not self.stacked_states:
@@ -104,8 +114,8 @@ class StockRecurrence:
         return tuple(blocks) if self.kind is LSTM else blocks[0]
 
     def output(self, state: Float[Tensor, "B n"]) -> Float[Tensor, "B output_size"]:
-        """Return what the module puts out when it arrives at a flat state: the top layer's h."""
-        return self._pieces(state)[-1][..., : self._block_sizes[0]]
+        """Return the module's output in a flat state: the top layer's h."""
+        return self._layer_states(state)[-1][..., : self._block_sizes[0]]
 
     def requires_grad(self, inputs: Tensor | None, state: Tensor) -> bool:
         """Whether anything that the trajectory depends on requires gradients."""
@@ -119,19 +129,21 @@ class StockRecurrence:
     ) -> Float[Tensor, "T B n"]:
         """Return the flat states after each step."""
         inputs = inputs[:steps]
-        pieces: list[Tensor] = []
-        for weights, piece in zip(self.layers, state.chunk(len(self.layers), -1), strict=True):
-            pieces.append(self.kind.run(inputs, piece.contiguous(), weights))
-            inputs = pieces[-1][..., : weights.weight_hh.shape[1]]
-        return torch.cat(pieces, dim=-1)
+        states: list[Tensor] = []
+        # Layer by layer rather than step by step, and not by the module's own forward, which
+        # returns every step of the top layer alone: the Jacobians need all states of all layers.
+        for weights, first in zip(self.layers, self._layer_states(state), strict=True):
+            states.append(self.kind.run(inputs, first.contiguous(), weights))
+            inputs = states[-1][..., : weights.weight_hh.shape[1]]
+        return torch.cat(states, dim=-1)
 
     def linearised_run(
         self, inputs: Float[Tensor, "T B D"], state: Float[Tensor, "B n"], start: int, window: int
     ) -> tuple[Float[Tensor, "T_plus_1 B n"], GatedTangent | None]:
         """Return the states before the first step and after each one, and the tangent map.
 
-        In compiled loops, for layers without projection on the CPU. These have no tangent map of
-        a whole stack, nor of an upper layer with a window.
+        By the compiled loops, for layers without projection on the CPU. The tangent map is `None`
+        for a whole stack, and for an upper layer under a window.
 
         Args:
             inputs: inputs of every step.
@@ -139,20 +151,21 @@ class StockRecurrence:
             start: the number of the first step.
             window: see `flossing.systems.compiled_layer.linearised_layer`.
         """
-        pieces: list[Tensor] = []
+        states: list[Tensor] = []
         tangent = None
         selected = 0 if len(self.layers) == 1 else self.selected
         if selected and window > 0:
-            # The inputs of this layer's Jacobians pass the cuts, its states' inputs do not.
+            # This layer's input is h^{l-1}_t, which depends on h^{l-1}_{t-1}. At a cut that
+            # dependence ends for the layer's states, but not for its Jacobians (see
+            # `_layer_inputs`). Here one tensor is the input of both, so `tangent` has to do it.
             selected = None
-        for index, (weights, piece) in enumerate(
-            zip(self.layers, self._pieces(state), strict=True)
-        ):
-            run = linearised_layer(self.kind, weights, inputs, piece, start, window)
-            pieces.append(run.states)
+        layers = zip(self.layers, self._layer_states(state), strict=True)
+        for index, (weights, first) in enumerate(layers):
+            run = linearised_layer(self.kind, weights, inputs, first, start, window)
+            states.append(run.states)
             inputs = run.states[1:, :, : weights.weight_hh.shape[1]]
             tangent = run.tangent if index == selected else tangent
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1), tangent
+        return states[0] if len(states) == 1 else torch.cat(states, dim=-1), tangent
 
     def step(self, inputs: Any, state: Float[Tensor, "R n"]) -> Float[Tensor, "R n"]:
         """Return the flat states after one step on independent rows, by PyTorch's own kernels."""
@@ -165,18 +178,22 @@ class StockRecurrence:
         if self.projected:
             return self._projected_tangent(inputs, states, exponents)
         layers = self.selected_layers
-        layer_inputs = self._layer_inputs(inputs, states)
-        pieces = self._pieces(states)
+        layer_inputs, layer_states = self._layer_inputs(inputs, states), self._layer_states(states)
         coefficients = [
-            self.kind.coefficients(layer_inputs[layer], pieces[layer], self.layers[layer])
+            self.kind.coefficients(layer_inputs[layer], layer_states[layer], self.layers[layer])
             for layer in layers
         ]
         gated = tuple(
-            _gated(self.layers[layer], coefficient)
+            GatedTangent(
+                Gates(self.layers[layer].weight_hh, coefficient.recurrent), coefficient.diagonal
+            )
             for layer, coefficient in zip(layers, coefficients, strict=True)
         )
+        # One layer, or one selected layer, driven by the one below: no coupling, for the frame
+        # lives in this layer's state alone and what drives it is given.
         if len(gated) == 1:
             return gated[0]
+        # K^l = C_x W_ih, the derivative of layer l with respect to its input, for l = 1, 2, ….
         couplings = tuple(
             Gates(weights.weight_ih, coefficient.feedforward)
             for weights, coefficient in zip(self.layers[1:], coefficients[1:], strict=True)
@@ -186,24 +203,23 @@ class StockRecurrence:
     def slopes(
         self, inputs: Float[Tensor, "T B D"], states: Float[Tensor, "T B n"]
     ) -> dict[tuple[int, str], Float[Tensor, "T B N"]]:
-        """Return the derivative of every squashing function, as a share of its largest.
+        """Return the derivative of every squashing function, as a share of its largest value.
 
-        They are those of the steps from the given states under the given inputs, by layer and
-        gate.
+        By layer and gate, for the steps from the given states under the given inputs.
         """
-        layer_inputs, pieces = self._layer_inputs(inputs, states), self._pieces(states)
+        layer_inputs, layer_states = self._layer_inputs(inputs, states), self._layer_states(states)
         return {
             (layer, gate): slope
             for layer in self.selected_layers
             for gate, slope in self.kind.slopes(
-                layer_inputs[layer], pieces[layer], self.layers[layer]
+                layer_inputs[layer], layer_states[layer], self.layers[layer]
             ).items()
         }
 
     def gate_weights(self) -> dict[tuple[int, str], Float[Tensor, "N N"]]:
         """Return the weights from the units of a layer to its gates, by layer and gate.
 
-        Through the projection, where there is one.
+        With a projection they are W_hh W_hr, from the N units before it.
         """
         matrices: dict[tuple[int, str], Tensor] = {}
         for layer in self.selected_layers:
@@ -218,6 +234,7 @@ class StockRecurrence:
     @property
     def _block_sizes(self) -> list[int]:
         weights = self.layers[0]
+        # W_hh has m·N rows and a column for each entry of h: N of them, or `proj_size`. c has N.
         sizes = [weights.weight_hh.shape[1], weights.weight_hh.shape[0] // self.kind.gates]
         return sizes[: self.kind.state_blocks]
 
@@ -225,38 +242,34 @@ class StockRecurrence:
     def _layer_size(self) -> int:
         return sum(self._block_sizes)
 
-    def _block_shape(self, size: int, batch: int) -> tuple[int, ...]:
-        return (len(self.layers), batch, size) if self.stacked_states else (batch, size)
-
-    def _unbatched(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (*shape[:-2], shape[-1]) if shape[-2] == 1 else shape
-
-    def _pieces(self, states: Tensor) -> tuple[Tensor, ...]:
+    def _layer_states(self, states: Tensor) -> tuple[Tensor, ...]:
         return states.chunk(len(self.layers), dim=-1)
 
     def _layer_inputs(self, inputs: Tensor, states: Tensor) -> list[Tensor]:
-        """Return what each layer is driven by, up to the last one whose tangent map is meant.
-
-        That is a function of the states before the step, also where the graph through these is
-        cut: the outputs of the layers below are computed again, all steps in one batch.
-        """
+        """Return the inputs of each layer, up to the last one to linearise."""
+        # Layer l is driven by h^{l-1}_t = f_{l-1}(h^{l-1}_{t-1}, …), a function of the states
+        # before the step. It is computed again from these, all steps in one batch, instead of
+        # taken from the trajectory: there the graph may be cut ("detach", a window), whereas the
+        # Jacobian of one step is always differentiated with respect to all of its own parameters.
         topmost = len(self.layers) - 1 if self.selected is None else self.selected
         driven_by = [inputs]
-        for weights, piece in zip(self.layers[:topmost], self._pieces(states), strict=False):
+        below = zip(self.layers[:topmost], self._layer_states(states), strict=False)
+        for weights, before in below:
             rows = driven_by[-1].flatten(0, 1).unsqueeze(0)
-            after = self.kind.run(rows, piece.flatten(0, 1).contiguous(), weights).squeeze(0)
+            after = self.kind.run(rows, before.flatten(0, 1).contiguous(), weights).squeeze(0)
             outputs = after[:, : self._block_sizes[0]]
             driven_by.append(unflatten(outputs, 0, states.shape[:2]))
         return driven_by
 
     def _projected_tangent(self, inputs: Tensor, states: Tensor, exponents: int) -> TangentMap:
-        # A projection stands in front of the diagonals, so these Jacobians are not A + C W.
+        # dh = W_hr (…): W_hr multiplies the diagonals from the left, so that these Jacobians are
+        # not A + C W with blocks of diagonals. Automatic differentiation of a step serves instead.
         if self.selected is None:
             return CellTangent.of(self.step, inputs, states, exponents)
         alone = StockRecurrence(self.kind, (self.layers[self.selected],), None, True)
         from_below = self._layer_inputs(inputs, states)[self.selected]
         return CellTangent.of(
-            alone.step, from_below, self._pieces(states)[self.selected], exponents
+            alone.step, from_below, self._layer_states(states)[self.selected], exponents
         )
 
 
@@ -270,7 +283,7 @@ def stock_recurrence(
             weights define.
         InvalidOptionError: there is no such layer.
     """
-    _refuse_what_has_no_single_map(system)
+    _require_single_map(system)
     if isinstance(system, nn.RNNBase):
         names = [f"_l{index}" for index in range(system.num_layers)]
     else:
@@ -291,8 +304,8 @@ def stock_recurrence(
 def is_stock(system: object) -> bool:
     """Whether a system is one of PyTorch's own recurrent modules.
 
-    A cell with a forward of its own is not: it runs as any other callable. A layer with a forward
-    of its own is refused later, since it takes a whole sequence.
+    A cell that overrides `forward` is not: it runs like any other callable. A layer that does is,
+    and is refused later: it takes a whole sequence, so it is not one step of a map either.
     """
     if isinstance(system, nn.RNNCell | nn.GRUCell | nn.LSTMCell):
         return _has_stock_forward(system)
@@ -300,24 +313,26 @@ def is_stock(system: object) -> bool:
 
 
 def _has_stock_forward(system: nn.Module) -> bool:
-    return type(system).forward in _FORWARDS.values() and "forward" not in vars(system)
+    # Overridden neither in a subclass nor on the instance.
+    return type(system).forward in _FORWARDS and "forward" not in vars(system)
 
 
-def _refuse_what_has_no_single_map(system: StockLayer | StockCell) -> None:
+def _require_single_map(system: StockLayer | StockCell) -> None:
     name = type(system).__name__
     if not _has_stock_forward(system):
         raise UnsupportedSystemError(
-            f"{name} replaces the forward of PyTorch's module, so its weights do not tell its map; "
-            "pass its step as a callable (x_t, state) -> state"
+            f"{name} replaces the forward of PyTorch's module, so its weights do not define its "
+            "map; pass its step as a callable (x_t, state) -> state"
         )
     if not isinstance(system, nn.RNNBase):
         return
     if system.bidirectional:
         raise UnsupportedSystemError(
-            f"this {name} is bidirectional: its two directions run through time in opposite "
-            "senses, so there is no single forward map and no Lyapunov spectrum; pass a "
+            f"this {name} is bidirectional: its two halves run through time in opposite "
+            "directions, so there is no single forward map and no Lyapunov spectrum; pass a "
             "unidirectional module"
         )
+    # A single layer has no dropout, whatever the module's option says.
     if system.dropout and system.training and system.num_layers > 1:
         raise UnsupportedSystemError(
             f"this {name} has dropout={system.dropout} between its layers and is in train mode: "
@@ -337,7 +352,8 @@ def _kind(system: StockLayer | StockCell) -> Kind:
 def _layer_weights(system: StockLayer | StockCell, suffix: str, dtype: torch.dtype) -> LayerWeights:
     names = [name + suffix for name in LayerWeights._fields]
     parameters = dict(system.named_parameters(recurse=False))
-    # nn.LSTMCell has no projection, and modules without bias no bias attributes.
+    # Not every module has every attribute: a cell has no weight_hr, some no biases. In another
+    # dtype the weights are converted differentiably, so gradients reach the module's parameters.
     weights = [
         (parameters[name] if name in parameters else _computed_weight(system, name)).to(dtype)
         if getattr(system, name, None) is not None
@@ -348,6 +364,7 @@ def _layer_weights(system: StockLayer | StockCell, suffix: str, dtype: torch.dty
 
 
 def _computed_weight(system: nn.Module, name: str) -> Tensor:
+    # A parametrization computes the weight whenever the attribute is read, as here.
     if not parametrize.is_parametrized(system, name):
         raise UnsupportedSystemError(
             f"{name} of this {type(system).__name__} is not a parameter: a hook that recomputes it "
@@ -355,11 +372,3 @@ def _computed_weight(system: nn.Module, name: str) -> Tensor:
             "the older weight_norm and spectral_norm"
         )
     return cast(Tensor, getattr(system, name))
-
-
-def _gated(weights: LayerWeights, coefficients: Coefficients) -> GatedTangent:
-    return GatedTangent(Gates(weights.weight_hh, coefficients.recurrent), coefficients.diagonal)
-
-
-def _shapes(shapes: list[tuple[int, ...]]) -> str:
-    return " and ".join(map(str, shapes))

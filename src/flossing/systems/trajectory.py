@@ -1,11 +1,14 @@
-"""The states of a recurrent map along its inputs, with as much of the graph as is wanted."""
+"""The states of a recurrent map under its inputs, with all, part or none of their graph.
+
+See docs/mathematics.md, Gradients of gated maps, for what the three choices mean.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from flossing.errors import NonFiniteError
-from flossing.systems.compiled_layer import ALWAYS_CUT
+from flossing.systems.compiled_layer import ALWAYS_CUT, NEVER_CUT
 from flossing.systems.recurrence import DrivenMap, StateGradient
 from flossing.systems.stock import StockRecurrence
 from flossing.systems.tangent import TangentMap
@@ -23,7 +26,7 @@ def trajectory(
     Args:
         problem: the map and its inputs.
         state: the state before step `start`.
-        start: first step.
+        start: first step, counted from the start of the whole run.
         stop: step after the last one.
         state_gradient: "full" keeps the graph through the states, "detach" none of it, and an
             integer w cuts it before every w-th step of the whole run, so that each state keeps
@@ -34,15 +37,20 @@ def trajectory(
             return _advance(problem, state, start, stop)
     if state_gradient == "full":
         return _advance(problem, state, start, stop)
-    pieces = [state.unsqueeze(0)]
+    windows = [state.unsqueeze(0)]
     while start < stop:
+        # Cuts lie at multiples of w in the whole run, not in this range of steps, so that gradients
+        # do not depend on how a run is divided into segments.
         cut = min(stop, (start // state_gradient + 1) * state_gradient)
-        state = pieces[-1][-1]
+        state = windows[-1][-1]
+        # Never before step 0: the initial state is the caller's, who may want its gradient.
         if start and start % state_gradient == 0:
             state = state.detach()
-        pieces.append(_advance(problem, state, start, cut)[1:])
+        # Without the first state, which keeps its graph in the window before: the Jacobian of the
+        # step after a cut is still differentiated through the state before it.
+        windows.append(_advance(problem, state, start, cut)[1:])
         start = cut
-    return torch.cat(pieces)
+    return torch.cat(windows)
 
 
 def compiled_trajectory(
@@ -52,9 +60,9 @@ def compiled_trajectory(
     stop: int,
     state_gradient: StateGradient,
 ) -> tuple[Float[Tensor, "T_plus_1 B S"], TangentMap | None] | None:
-    """Do what `trajectory` does in compiled loops, and return the tangent map where these know it.
+    """Return what `trajectory` does, and the tangent map if available, from compiled loops.
 
-    `None` for what they do not run: all but stock layers without projection on the CPU.
+    `None` unless the system is a stock module without projection on the CPU.
     """
     recurrence, inputs = problem.recurrence, problem.inputs_from(start, stop)
     if not isinstance(recurrence, StockRecurrence) or recurrence.projected:
@@ -64,20 +72,23 @@ def compiled_trajectory(
     if isinstance(state_gradient, int):
         return recurrence.linearised_run(inputs, state, start, state_gradient)
     if state_gradient == "full":
-        return recurrence.linearised_run(inputs, state, start, 0)
+        return recurrence.linearised_run(inputs, state, start, NEVER_CUT)
+    # "detach": the tangent map keeps its graph to the weights and inputs, the states have none.
     states, tangent = recurrence.linearised_run(inputs, state, start, ALWAYS_CUT)
     return states.detach(), tangent
 
 
 def check_finite(states: Float[Tensor, "T_plus_1 B S"], start: int) -> None:
-    """Refuse states that are infinite or NaN; the first one is that before step `start`.
+    """Require finite states, the first of which is that before step `start`.
 
     Raises:
-        NonFiniteError: there are such.
+        NonFiniteError: a state is infinite or NaN.
     """
+    # Checked before the tangent map: from non-finite states it would only report itself.
     finite = torch.isfinite(states.detach()).flatten(1).all(dim=1)
     if bool(finite.all()):
         return
+    # The first minimum of 0s and 1s: the first step whose state is not finite.
     step = start + int(finite.to(torch.int8).argmin())
     raise NonFiniteError(
         f"the state became infinite or NaN at step {step}: the trajectory diverges; check the "

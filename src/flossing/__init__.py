@@ -13,6 +13,7 @@ from flossing.analysis.effective_rank import EffectiveRank, GradientRank, effect
 from flossing.analysis.gradient_horizon import GradientHorizon, GradientReach, gradient_horizon
 from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
 from flossing.errors import (
+    DerivativeMismatchWarning,
     ExplodingGradientWarning,
     FlossingError,
     IntervalWarning,
@@ -41,6 +42,7 @@ __all__ = [
     "ClosedLoop",
     "Convergence",
     "CovariantVectors",
+    "DerivativeMismatchWarning",
     "DynamicalContext",
     "EffectiveRank",
     "ExplodingGradientWarning",

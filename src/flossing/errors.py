@@ -63,3 +63,10 @@ class ExplodingGradientWarning(NumericalWarning):
 
 class SkippedStepWarning(NumericalWarning):
     """A flossing step had a gradient that is not finite, and changed nothing."""
+
+
+class DerivativeMismatchWarning(NumericalWarning):
+    """The derivatives of a system by automatic differentiation are not those of its values.
+
+    Of a surrogate gradient this is intended; of a detached or quantised path it is usually not.
+    """

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 import flossing
 
+# Surrogate gradients are not the derivatives of spikes, and users are told so.
+pytestmark = pytest.mark.filterwarnings("ignore::flossing.DerivativeMismatchWarning")
+
 UNITS = 5
 FEATURES = 3
 STEPS = 20

@@ -167,7 +167,7 @@ class ClosedLoop(nn.Module):
         """Return the map, the flat initial state, and whether that came with a batch dimension."""
         if is_stock(self.system):
             flat = self._flat(state, dtype)
-            closed = flat.recurrence()
+            closed = flat.recurrence(self)
             probe(closed, self, None, flat.state)
             return closed, flat.state, flat.batched
         leaves, _ = flatten(state)
@@ -220,10 +220,11 @@ class _FlatLoop:
         """Return the states after one step."""
         return self.driven.step(self.feedback(state), state)
 
-    def recurrence(self) -> CallableRecurrence:
+    def recurrence(self, system: ClosedLoop) -> CallableRecurrence:
         """Return the autonomous map, whose states are taken apart as the module's are."""
         return CallableRecurrence(
             function=self.step,
+            system=system,
             driven=False,
             batched=True,
             shapes=(torch.Size([self.driven.state_size]),),

@@ -11,7 +11,8 @@ from flossing.compiled.scan_interface import CompiledForward, GatedTensors, Kept
 from flossing.measurement.growth import Growth, detached, link_to, torch_growth
 from flossing.scan.boundaries import Pace
 from flossing.support.once import differentiable_once
-from flossing.systems.tangent import CellTangent, DenseTangent, GatedTangent, TangentMap
+from flossing.systems.cell_tangent import CellTangent
+from flossing.systems.tangent import DenseTangent, GatedTangent, TangentMap
 
 
 def compiled_growth(

@@ -12,6 +12,7 @@ from flossing.measurement.stopping import StoppingRule
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians, identity_after
 from flossing.support.torch_typed import checkpoint
+from flossing.systems.custom import CallableRecurrence
 from flossing.systems.jacobian_stack import JacobianStack
 from flossing.systems.recurrence import DrivenMap, StateGradient
 from flossing.systems.tangent import DenseTangent, TangentMap
@@ -154,6 +155,8 @@ def _tangent(
 ) -> TangentMap:
     inputs, recurrence = problem.inputs_from(start, stop), problem.recurrence
     if plan.backend is reference_growth and not isinstance(recurrence, JacobianStack):
+        if isinstance(recurrence, CallableRecurrence):
+            recurrence.require_valid_step(inputs, states, twice=torch.is_grad_enabled())
         part = recurrence.tangent_slice
         jacobians = explicit_jacobians(recurrence.step, inputs, states, part)
         return DenseTangent(identity_after(jacobians, problem.lengths, start))

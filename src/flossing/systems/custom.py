@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from flossing.errors import InvalidStateError, UnsupportedSystemError
 from flossing.support.pytree import Rebuild, describe, flatten, same_structure
 from flossing.support.torch_typed import split
-from flossing.systems.tangent import CellTangent, TangentMap, depends_on_state, jacobians_pay
+from flossing.systems.cell_tangent import CellTangent, depends_on_state, jacobians_pay
+from flossing.systems.step_checks import (
+    require_independent_rows,
+    require_second_derivatives,
+    warn_of_other_derivatives,
+)
+from flossing.systems.tangent import TangentMap
 
 # Roughly how many arrays as large as its rows automatic differentiation of a step holds: the rows,
 # the step's intermediate results, cotangents and products.
@@ -28,7 +34,8 @@ class CallableRecurrence:
     """A user's callable as a recurrent map.
 
     Attributes:
-        function: the callable.
+        function: the callable, computing in one dtype.
+        system: the callable itself, of which each is compared with finite differences once.
         driven: whether it takes an input.
         batched: whether it takes a batch; otherwise `torch.vmap` maps it over one.
         shapes: shape of each tensor of the state, without a batch dimension.
@@ -38,6 +45,7 @@ class CallableRecurrence:
     """
 
     function: Callable[..., Any]
+    system: Callable[..., Any]
     driven: bool
     batched: bool
     shapes: tuple[torch.Size, ...]
@@ -96,7 +104,24 @@ class CallableRecurrence:
         self, inputs: Tensor | None, states: Float[Tensor, "T B n"], exponents: int
     ) -> TangentMap:
         """Return the tangent map along the inputs of every step and the states before it."""
-        return CellTangent.of(self.step, inputs, states, exponents)
+        tangent = CellTangent.of(self.step, inputs, states, exponents)
+        # Without gradients, and with explicit Jacobians, first derivatives of the step suffice.
+        twice = torch.is_grad_enabled() or tangent.jacobians is None
+        self.require_valid_step(inputs, states, twice=twice)
+        return tangent
+
+    def require_valid_step(
+        self, inputs: Tensor | None, states: Float[Tensor, "T B n"], *, twice: bool
+    ) -> None:
+        """Check the step along a trajectory; with `twice` for second derivatives, too.
+
+        Raises:
+            UnsupportedSystemError: its rows depend on one another, or it has no second derivative.
+        """
+        require_independent_rows(self.step, inputs, states)
+        if twice:
+            require_second_derivatives(self.step, inputs, states)
+        warn_of_other_derivatives(self.step, inputs, states, self.system)
 
     def _tree(self, state: Float[Tensor, "*R n"]) -> Any:
         parts = split(state, [shape.numel() for shape in self.shapes])
@@ -146,7 +171,7 @@ def callable_recurrence(
     if flat.shape[1] == 0:
         raise InvalidStateError(f"the state is empty: {describe(state)}")
     function = computing_in(system, dtype)
-    recurrence = CallableRecurrence(function, inputs is not None, batched, shapes, rebuild)
+    recurrence = CallableRecurrence(function, system, inputs is not None, batched, shapes, rebuild)
     probe(recurrence, system, inputs, flat)
     return recurrence, flat
 
@@ -178,14 +203,28 @@ def computing_in(
         return system
     parameters = parameters or {}
     foreign = {name: p for name, p in system.named_parameters() if p.dtype != dtype}
-    # All buffers, of whatever dtype: functional_call writes to these copies instead of the module.
-    tensors = foreign | dict(system.named_buffers())
-    if not tensors and not parameters:
+    own = dict(system.named_buffers())
+    if not (foreign or own or parameters):
         return system
     # Conversion is differentiable: gradients arrive at the module's parameters in their own dtype.
-    replaced = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-    replaced |= parameters
-    return lambda *arguments: torch.func.functional_call(system, replaced, arguments)
+    replaced = {**{name: p.to(dtype) for name, p in foreign.items()}, **parameters}
+
+    def copy_of(buffer: Tensor) -> Tensor:
+        return buffer.to(dtype if buffer.is_floating_point() else buffer.dtype, copy=True)
+
+    # Copies of all buffers, since a module may write to them in place.
+    copies = {name: copy_of(buffer) for name, buffer in own.items()}
+
+    def call(*arguments: Any) -> Any:
+        versions = {name: buffer._version for name, buffer in copies.items()}
+        result = torch.func.functional_call(system, {**copies, **replaced}, arguments)
+        for name, version in versions.items():
+            # Every call starts from the module's own values, whatever the one before has written.
+            if copies[name]._version != version:
+                copies[name] = copy_of(own[name])
+        return result
+
+    return call
 
 
 def state_of(result: Any, state: Any) -> Any:
@@ -219,7 +258,7 @@ def probe(
         UnsupportedSystemError: the step fails, is random, couples the rows, or has no derivative.
     """
     # The tangent maps run a step on every state of many steps at once, and on many copies of each
-    # (see `flossing.systems.tangent.CellTangent`). So a step must take any number of rows, and a
+    # (see `flossing.systems.cell_tangent`). So a step must take any number of rows, and a
     # row's result must not depend on the other rows nor on chance. Both show when it runs on a
     # batch of each row twice: the halves must equal each other and the batch by itself.
     first = None if inputs is None else inputs[0].detach()

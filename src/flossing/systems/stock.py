@@ -17,9 +17,10 @@ from torch.nn.utils import parametrize
 from flossing.errors import InvalidOptionError, InvalidStateError, UnsupportedSystemError
 from flossing.support.pytree import describe
 from flossing.support.torch_typed import split, unflatten
+from flossing.systems.cell_tangent import CellTangent
 from flossing.systems.compiled_layer import linearised_layer
 from flossing.systems.gates import GRU, LSTM, RELU, TANH, Kind, LayerWeights
-from flossing.systems.tangent import CellTangent, GatedTangent, Gates, StackedTangent, TangentMap
+from flossing.systems.tangent import GatedTangent, Gates, StackedTangent, TangentMap
 
 StockLayer = nn.RNN | nn.GRU | nn.LSTM
 StockCell = nn.RNNCell | nn.GRUCell | nn.LSTMCell

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flossing.support.arguments import add_place, folder_path
+from flossing.support.arguments import folder_path
+from flossing_lab.cli.options import add_worker_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +80,7 @@ def add_command(commands: "Commands") -> None:
         metavar="FOLDER",
         help="where everything goes (default: %(default)s)",
     )
-    place = add_place(reproduce)
+    place = add_worker_options(reproduce)
     place.add_argument(
         "--from",
         type=Path,

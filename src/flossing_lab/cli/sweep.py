@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flossing.support.arguments import add_place, folder_path
+from flossing.support.arguments import folder_path
+from flossing_lab.cli.options import add_worker_options
 
 if TYPE_CHECKING:
     from flossing.support.arguments import Commands
@@ -68,7 +69,7 @@ def add_command(commands: "Commands") -> None:
         metavar="FOLDER",
         help="where the runs are kept",
     )
-    add_place(sweep)
+    add_worker_options(sweep)
     sweep.set_defaults(run=_sweep)
 
 

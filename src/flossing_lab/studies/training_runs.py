@@ -1,4 +1,4 @@
-"""The training runs of the figures: the set-up of the released code, in two sizes."""
+"""Training runs of figures 3 to 6, in the set-up of the released code, and comparisons of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,47 +6,52 @@ from statistics import mean
 from typing import TypeAlias
 
 from flossing.tasks import AddingProblem, DelayedCopy, Digits, SpatialXor, Task, TemporalXor
-from flossing_lab.runs.configuration import (
-    Architecture,
-    Configuration,
-    Flossing,
-    Training,
-)
+from flossing_lab.runs.configuration import Architecture, Configuration, Flossing, Training
 from flossing_lab.runs.differences import flossing_in_words
 from flossing_lab.runs.outcomes import Arm
 from flossing_lab.runs.schedules import before_only, default, published
+from flossing_lab.studies.study import group_by
 
 TaskKind: TypeAlias = type[DelayedCopy] | type[TemporalXor] | type[SpatialXor]
 MakeFlossing: TypeAlias = Callable[[int], Flossing | None]
 
-NOTABLE = 0.02
-"""A smaller difference of mean accuracies decides nothing."""
-
-SHORTEST = 60
-STEPS_PER_DELAY = 3
-TITLES: Mapping[type, str] = {
-    DelayedCopy: "Delayed copy",
-    TemporalXor: "Temporal XOR",
-    SpatialXor: "Spatial XOR",
+SCHEDULES: Mapping[str, MakeFlossing] = {
+    "none": lambda _: None,
+    "before": before_only,
+    "published": published,
+    "default": default,
 }
+"""Schedules as functions of the number N of units, in the order in which they are shown."""
+
 SCHEDULE_TITLES = {
     "none": "not flossed",
     "before": "flossed before training",
     "published": "before and during (published)",
     "default": "before and during (our default)",
 }
+TASK_TITLES: Mapping[type, str] = {
+    DelayedCopy: "Delayed copy",
+    TemporalXor: "Temporal XOR",
+    SpatialXor: "Spatial XOR",
+}
+
+NOTABLE_DIFFERENCE = 0.02
+"""Mean accuracies that differ by less than this are considered equal."""
+
+SHORTEST_SEQUENCE = 60
+STEPS_PER_DELAY = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSize:
-    """How much is run.
+    """The amount of training in a figure; the defaults are those of the quick size.
 
     Attributes:
         delays: largest lags of the task.
-        seeds: networks of each kind.
-        epochs: gradient steps, at most.
+        seeds: number of networks of each kind.
+        epochs: largest number of gradient steps.
         patience: see `Training`.
-        steps: length T of the sequences; `None` for three times the delay, at least 60.
+        steps: sequence length T; `None` for three times the delay, at least 60.
         network_size: number N of units.
         evaluate_every: epochs between evaluations.
     """
@@ -59,16 +64,9 @@ class TrainingSize:
     network_size: int = 80
     evaluate_every: int = 50
 
-    def length(self, delay: int) -> int:
-        """Length T of the sequences for a delay."""
-        return self.steps or max(SHORTEST, STEPS_PER_DELAY * delay)
-
 
 def full_size(*delays: int) -> TrainingSize:
-    """The paper's own size.
-
-    Args:
-        *delays: largest lags of the task.
+    """Return the size used in the paper.
 
     Example:
         >>> full_size(40).epochs
@@ -79,41 +77,22 @@ def full_size(*delays: int) -> TrainingSize:
     )
 
 
-def no_flossing(size: int) -> Flossing | None:
-    """What is done to networks that are not flossed.
-
-    Args:
-        size: number N of units.
-    """
-    del size
-
-
-SCHEDULES: Mapping[str, MakeFlossing] = {
-    "none": no_flossing,
-    "before": before_only,
-    "published": published,
-    "default": default,
-}
-
-
 def training_configurations(
     kind: TaskKind,
     size: TrainingSize,
     flossings: Sequence[MakeFlossing],
     architecture: Architecture | None = None,
 ) -> list[Configuration]:
-    """Return the runs of a task: every delay, with every flossing, from every seed.
+    """Return the runs of a task for all delays, schedules and seeds.
 
-    Args:
-        kind: of the task.
-        size: how much is run.
-        flossings: what the networks are flossed with, by their number of units.
-        architecture: `None` for that of the released code, of the size's number of units.
+    The default architecture is that of the released code, with the number of units of the size.
     """
     network = architecture or Architecture(size=size.network_size, form="rate")
     return [
         Configuration(
-            task=kind(delay=delay, steps=size.length(delay)),
+            task=kind(
+                delay=delay, steps=size.steps or max(SHORTEST_SEQUENCE, STEPS_PER_DELAY * delay)
+            ),
             architecture=network,
             training=Training(epochs=size.epochs, patience=size.patience),
             flossing=make(network.size),
@@ -128,19 +107,12 @@ def training_configurations(
 
 
 def delay_of(arm: Arm) -> int:
-    """Return the largest lag of an arm's task, or what counts as one: see `delay_of_task`."""
+    """Return the delay of an arm's task; see `delay_of_task`."""
     return delay_of_task(arm.configuration.task)
 
 
 def delay_of_task(task: Task) -> int:
-    """Return a task's largest lag, for how many steps a digit is held, or over how many is added.
-
-    Args:
-        task: one that has such a number.
-
-    Raises:
-        TypeError: it has none.
-    """
+    """Return the largest lag of a task, the hold of digits, or the length of an adding problem."""
     if isinstance(task, DelayedCopy | TemporalXor | SpatialXor):
         return task.delay
     if isinstance(task, Digits):
@@ -150,70 +122,45 @@ def delay_of_task(task: Task) -> int:
     raise TypeError(f"a {type(task).__name__} has no delay")
 
 
-def schedule_of(arm: Arm) -> str:
-    """Return the name of the schedule that an arm's networks were flossed by, or "none"."""
-    return flossing_in_words(arm.configuration).partition(",")[0]
-
-
-def by_task(found: Sequence[Arm]) -> dict[type[Task], list[Arm]]:
-    """Return arms by the kind of their task."""
-    kinds: dict[type[Task], list[Arm]] = {}
-    for arm in found:
-        kinds.setdefault(type(arm.configuration.task), []).append(arm)
-    return kinds
+def by_task(found: Sequence[Arm]) -> dict[str, list[Arm]]:
+    """Group arms by the title of their task."""
+    return group_by(found, lambda arm: TASK_TITLES[type(arm.configuration.task)])
 
 
 def by_schedule(found: Sequence[Arm]) -> dict[str, list[Arm]]:
-    """Return arms by the name of their schedule, each by delay."""
-    schedules: dict[str, list[Arm]] = {}
-    for arm in sorted(found, key=delay_of):
-        schedules.setdefault(schedule_of(arm), []).append(arm)
-    return {name: schedules[name] for name in SCHEDULES if name in schedules}
-
-
-def longest_solved(found: Sequence[Arm]) -> int:
-    """Return the largest delay that at least half the networks solve; 0 if there is none.
-
-    Args:
-        found: arms that differ in the delay.
-    """
-    return max((delay_of(arm) for arm in found if arm.success_rate >= 0.5), default=0)
+    """Group arms by the name of their schedule, each group sorted by delay."""
+    groups = group_by(
+        sorted(found, key=delay_of),
+        lambda arm: flossing_in_words(arm.configuration).partition(",")[0],
+    )
+    return {name: groups[name] for name in SCHEDULES if name in groups}
 
 
 def reaches_further(found: Sequence[Arm], others: Sequence[Arm]) -> bool | None:
-    """Return whether longer delays are solved, or as long ones with better accuracy.
+    """Return whether longer delays are solved, or equally long ones with higher mean accuracy.
 
-    Args:
-        found: arms that differ in the delay.
-        others: arms that they are compared with.
-
-    Returns:
-        `None` if neither reaches further: as long, and hardly a difference in mean accuracy.
+    A delay is solved if at least half of the networks solve it. `None` if the longest solved
+    delays are equal and the mean accuracies differ by less than `NOTABLE_DIFFERENCE`.
     """
-    own, other = longest_solved(found), longest_solved(others)
+    own, other = (
+        max((delay_of(arm) for arm in each if arm.success_rate >= 0.5), default=0)
+        for each in (found, others)
+    )
     if own != other:
         return own > other
     difference = mean_accuracy(found) - mean_accuracy(others)
-    return None if abs(difference) < NOTABLE else difference > 0
+    return None if abs(difference) < NOTABLE_DIFFERENCE else difference > 0
 
 
 def mean_accuracy(found: Sequence[Arm]) -> float:
-    """Return the mean over delays of the median accuracy after training.
-
-    Args:
-        found: arms that differ in the delay.
-    """
+    """Return the mean over delays of the median accuracy after training."""
     return mean(arm.median_accuracy for arm in found)
 
 
 def solved_in_words(found: Sequence[Arm]) -> str:
-    """Return how many networks solved each delay, and the mean of the median accuracies.
-
-    Args:
-        found: arms that differ in the delay.
-    """
+    """Return the number of networks that solved each delay, and the mean accuracy."""
     solved = ", ".join(
-        f"d={delay_of(arm)}: {round(arm.success_rate * len(arm.runs))} of {len(arm.runs)}"
+        f"d={delay_of(arm)}: {arm.successes} of {len(arm.runs)}"
         for arm in sorted(found, key=delay_of)
     )
     return f"{solved} (mean accuracy {100 * mean_accuracy(found):.0f} %)"

@@ -11,7 +11,7 @@ from flossing.support.formatting import counted, number_in_words
 from flossing_lab.runs.grid import grid
 from flossing_lab.runs.outcomes import arm_of
 from flossing_lab.studies.baselines import study as baselines
-from flossing_lab.studies.baselines.arms import CONTESTS, FLOSSING
+from flossing_lab.studies.baselines.arms import BENCHMARKS, FLOSSING
 from flossing_lab.studies.horizon import study as horizon
 from flossing_lab.studies.horizon.tasks import ROWS
 from flossing_lab.studies.page import PAGE, page, picture
@@ -89,12 +89,12 @@ def test_verdicts_on_the_paper_in_the_readme_are_the_recorded_ones():
 
 
 def test_what_flossing_loses_and_gains_in_the_readme_is_recorded():
-    results = read_record(README.parent / "docs/reproduction/records/rivals.jsonl").results
+    results = read_record(README.parent / "docs/reproduction/records/baselines.jsonl").results
     runs = {each.configuration.digest: each for each in results.runs}
     caption = " ".join(TEXT.split())
     xor, _, copied, added, _ = (
-        {name: arm_of(arm, runs) for name, arm in contest.configurations().items()}
-        for contest in CONTESTS
+        {name: arm_of(arm, runs) for name, arm in benchmark.configurations().items()}
+        for benchmark in BENCHMARKS
     )
     flossed, modrelu = (copied[name] for name in (FLOSSING, "modReLU, orthogonal"))
     quiet = "orthogonal initialisation, small inputs"
@@ -114,7 +114,7 @@ def test_what_flossing_loses_and_gains_in_the_readme_is_recorded():
     }
     lost = [claim for claim, agrees in verdicts.items() if agrees is False]
     undecided = [claim for claim, agrees in verdicts.items() if agrees is None]
-    assert lost == ["copy memory, 100 steps: at equal wall-clock flossing"]
+    assert lost == ["copy memory, 100 steps: at equal wall-clock time flossing"]
     assert len(undecided) == 2
     assert all(claim.startswith("adding, 200 steps") for claim in undecided)
 

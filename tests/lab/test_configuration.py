@@ -14,13 +14,13 @@ from flossing_lab.runs.configuration import (
     configuration_from,
 )
 from flossing_lab.runs.schedules import DEFAULT, PUBLISHED, SCHEDULES
-from flossing_lab.studies.baselines.arms import CONTESTS
+from flossing_lab.studies.baselines.arms import BENCHMARKS
 from flossing_lab.studies.horizon.tasks import ROWS
 
 COPY = Configuration(task=DelayedCopy(delay=5, steps=60), architecture=Architecture(size=16))
 FLOSSED = replace(COPY, flossing=SCHEDULES["default"](16))
 ALL = [each for row in ROWS for arm in row.configurations(seeds=2).values() for each in arm]
-ALL += [each for contest in CONTESTS for each in contest.rivals().values()]
+ALL += [each for benchmark in BENCHMARKS for each in benchmark.methods().values()]
 
 
 def test_every_configuration_is_read_back_from_json():
@@ -31,7 +31,7 @@ def test_every_configuration_is_read_back_from_json():
 
 
 def test_digests_tell_configurations_apart():
-    # Some of the rivals' are among those of the table of delays.
+    # Some of the baselines are rows of the table of delays too.
     different = [each for place, each in enumerate(ALL) if each not in ALL[:place]]
     assert 100 < len(different) < len(ALL)
     assert len({each.digest for each in different}) == len(different)

@@ -39,7 +39,7 @@ class Special:
 
 
 SPECIAL = {
-    # The output mixes the input with a candidate of the hidden size, so both sizes must agree.
+    # The output mixes the input with a new state of the hidden size, so both sizes must agree.
     "IntersectionRNNCell": Special(features=HIDDEN),
     # The new first state is a function of the new second one (h' = c', h' = tanh(c')), so the
     # Jacobian has half the size of the state as its rank.
@@ -74,7 +74,7 @@ class Case:
 
     @property
     def state_size(self) -> int:
-        return sum(piece.shape[1] for piece in pieces(self.state))
+        return sum(block.shape[1] for block in blocks(self.state))
 
     def frame(self, exponents: int) -> Tensor:
         noise = torch.randn(BATCH, self.state_size, exponents, dtype=self.inputs.dtype)
@@ -93,7 +93,7 @@ def make_case(name: str, dtype: torch.dtype, **arguments: Any) -> Case:
     return Case(cell, inputs, state, special.rank or sum(sizes))
 
 
-def pieces(state: Any) -> tuple[Tensor, ...]:
+def blocks(state: Any) -> tuple[Tensor, ...]:
     return (state,) if isinstance(state, Tensor) else tuple(state)
 
 
@@ -105,12 +105,12 @@ def next_state(cell: torch.nn.Module, inputs: Tensor, state: Any) -> Any:
 
 
 def on_flat_states(cell: torch.nn.Module, inputs: Tensor, like: Any) -> Callable[[Tensor], Tensor]:
-    sizes = [piece.shape[1] for piece in pieces(like)]
+    sizes = [block.shape[1] for block in blocks(like)]
 
     def step(flat: Tensor) -> Tensor:
         split = flat.split(sizes, dim=1)
         state = split[0] if isinstance(like, Tensor) else tuple(split)
-        return torch.cat(pieces(next_state(cell, inputs, state)), dim=1)
+        return torch.cat(blocks(next_state(cell, inputs, state)), dim=1)
 
     return step
 
@@ -127,7 +127,7 @@ def trajectory(case: Case) -> list[Any]:
 def naive_jacobians(case: Case, states: list[Any]) -> Tensor:
     """Return the Jacobian of every step (T, B, n, n), all rows differentiated at once."""
     step = on_flat_states(case.cell, case.inputs.flatten(0, 1), case.state)
-    rows = torch.cat([torch.cat(pieces(state), dim=1) for state in states])
+    rows = torch.cat([torch.cat(blocks(state), dim=1) for state in states])
     summed = torch.autograd.functional.jacobian(lambda flat: step(flat).sum(0), rows)
     return summed.transpose(0, 1).unflatten(0, (STEPS, BATCH))
 
@@ -170,7 +170,7 @@ def test_exponents_and_last_state_without_gradients_agree_with_a_naive_run(name:
     torch.testing.assert_close(spectrum.exponents, expected, rtol=1e-8, atol=1e-10)
     last, found = trajectory(case)[-1], spectrum.final_state
     assert type(found) is type(last)
-    torch.testing.assert_close(pieces(found), pieces(last), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(blocks(found), blocks(last), rtol=1e-10, atol=1e-12)
 
 
 @every_cell

@@ -1,1 +1,1 @@
-"""What every other folder may use: checks, trees of tensors, wording, files."""
+"""Utilities without knowledge of the rest: checks, trees of tensors, text, files."""

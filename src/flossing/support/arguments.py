@@ -1,4 +1,4 @@
-"""Types of arguments that more than one command takes."""
+"""Argument types that several commands share."""
 
 import argparse
 import math
@@ -7,17 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    # argparse keeps the types of what its parsers hand out to itself.
+    # The types of what argparse's parsers return are private, and not generic at run time.
     Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # pyright: ignore[reportPrivateUsage]
     Group: TypeAlias = "argparse._ArgumentGroup"  # pyright: ignore[reportPrivateUsage]
-    Place: TypeAlias = "argparse._MutuallyExclusiveGroup"  # pyright: ignore[reportPrivateUsage]
 
 
 def whole_number(at_least: int) -> Callable[[str], int]:
-    """Return what reads a whole number of at least so much.
-
-    Args:
-        at_least: The smallest number allowed.
+    """Return an argument type: a whole number of at least `at_least`.
 
     Example:
         >>> whole_number(1)("20")
@@ -28,6 +24,7 @@ def whole_number(at_least: int) -> Callable[[str], int]:
         try:
             number = int(text)
         except ValueError:
+            # Below the limit, for one error message.
             number = at_least - 1
         if number < at_least:
             raise argparse.ArgumentTypeError(
@@ -40,9 +37,6 @@ def whole_number(at_least: int) -> Callable[[str], int]:
 
 def positive_number(text: str) -> float:
     """Return a positive, finite number.
-
-    Args:
-        text: What came.
 
     Example:
         >>> positive_number("1e-3")
@@ -58,10 +52,7 @@ def positive_number(text: str) -> float:
 
 
 def folder_path(text: str) -> Path:
-    """Return a folder that is there or can be made, as far as can be told beforehand.
-
-    Args:
-        text: What came.
+    """Return the path of a folder that exists, or can be made if permissions allow.
 
     Example:
         >>> folder_path("runs").name
@@ -70,15 +61,15 @@ def folder_path(text: str) -> Path:
     path = Path(text)
     blocking = [each for each in (path, *path.parents) if each.exists() and not each.is_dir()]
     if blocking:
-        raise argparse.ArgumentTypeError(f"{text!r} is no folder: {blocking[0]} is a file")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder: {blocking[0]} is a file")
     return path
 
 
 def writable_path(*suffixes: str) -> Callable[[str], Path]:
-    """Return what reads a path that a file can be written to, as far as can be told beforehand.
+    """Return an argument type: the path of a file that can be written if permissions allow.
 
     Args:
-        *suffixes: One of these must end it; none: any may.
+        *suffixes: Those allowed; any if none is given.
 
     Example:
         >>> writable_path(".html")("report.html").name
@@ -100,36 +91,8 @@ def writable_path(*suffixes: str) -> Callable[[str], Path]:
     return read
 
 
-def add_place(parser: argparse.ArgumentParser) -> "Place":
-    """Add the options that say where a sweep runs.
-
-    Args:
-        parser: of a command that runs sweeps.
-
-    Returns:
-        Their group, of which a user gives one.
-    """
-    place = parser.add_mutually_exclusive_group()
-    place.add_argument(
-        "--workers",
-        type=whole_number(1),
-        metavar="NUMBER",
-        help="processes, of one thread each (default: one a processor)",
-    )
-    place.add_argument(
-        "--dask",
-        metavar="ADDRESS",
-        help="use the workers of this Dask scheduler, which see the same folder: tcp://host:port",
-    )
-    return place
-
-
 def make_folders(*paths: Path | None) -> None:
-    """Make the folders that files will be written to.
-
-    Args:
-        *paths: Of the files; `None` where there is none.
-    """
+    """Make the folders of the given files; `None` stands for an output that was not asked for."""
     for path in paths:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Checks of options that more than one place makes."""
+"""Checks of option values."""
 
 import math
 from collections.abc import Sequence
@@ -7,16 +7,16 @@ from flossing.errors import InvalidOptionError
 
 
 def require_integer(name: str, value: object, *, at_least: int, at_most: int | None = None) -> int:
-    """Return `value` if it is an `int` in its range; a `bool` is not taken for an `int`.
+    """Return `value` if it is an `int` within its range; a `bool` is not accepted as an `int`.
 
     Args:
         name: The option's name, for the message.
-        value: What came.
+        value: The value given.
         at_least: The smallest value allowed.
         at_most: The largest value allowed; None: no limit.
 
     Raises:
-        InvalidOptionError: `value` is not an `int`, or lies outside the range.
+        InvalidOptionError: `value` is not an `int`, or is outside the range.
 
     Example:
         >>> require_integer("delay", 5, at_least=1)
@@ -42,15 +42,15 @@ pass, for example, delay=1
 
 
 def require_positive(name: str, value: object, *, at_most: float = math.inf) -> None:
-    """Refuse `value` unless it is a positive, finite number.
+    """Require a positive, finite number.
 
     Args:
         name: The option's name, for the message.
-        value: What came.
+        value: The value given.
         at_most: The largest value allowed.
 
     Raises:
-        InvalidOptionError: `value` is not a number, or lies outside the range.
+        InvalidOptionError: `value` is not a number, or is outside the range.
 
     Example:
         >>> require_positive("leak", 1.5, at_most=1.0)
@@ -73,12 +73,12 @@ most 1
 
 
 def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse `value` unless it is one of `choices`.
+    """Require one of `choices`.
 
     Args:
         name: The option's name, for the message.
-        value: What came.
-        choices: What it may be.
+        value: The value given.
+        choices: The values allowed.
 
     Raises:
         InvalidOptionError: `value` is none of them; the message lists them.
@@ -89,7 +89,7 @@ def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
         ...
         flossing.errors.InvalidOptionError: filler is 'silence' (str); pass one of 'blank', 'noise'
     """
-    # Compared with their types too: 1 == True, but 1 is no answer to a yes-or-no option.
+    # Types are compared too: 1 == True, but 1 is not a valid value of a boolean option.
     if any(type(value) is type(choice) and value == choice for choice in choices):
         return
     listed = ", ".join(repr(choice) for choice in choices)

@@ -1,4 +1,4 @@
-"""What a run's numbers and seconds depend on beside its configuration."""
+"""Versions and hardware that the results and timings of a run depend on."""
 
 import os
 import platform
@@ -8,19 +8,20 @@ import torch
 
 
 def available_processors() -> int:
-    """How many processors this process may use.
+    """Return the number of processors available to this process.
 
     Example:
         >>> available_processors() >= 1
         True
     """
+    # Containers and job schedulers restrict a process to some of the machine's processors.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def installed_version() -> str:
-    """The version of this package, or that it is used without being installed."""
+    """Return the version of this package, or that it is not installed."""
     try:
         return version("flossing")
     except PackageNotFoundError:
@@ -28,7 +29,7 @@ def installed_version() -> str:
 
 
 def environment() -> dict[str, str | int | None]:
-    """Versions and machine, ready for JSON.
+    """Return the versions and the machine, as values that JSON can hold.
 
     Example:
         >>> environment()["torch"] == torch.__version__

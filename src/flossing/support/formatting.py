@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers as text for tables, figures and messages."""
 
 import math
 
@@ -6,11 +6,11 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number_in_words(value: int | float, digits: int = 3) -> str:
-    """Return a number with a few digits, a proper minus sign and a sign for infinity.
+    """Return a number with a few digits, a typographic minus sign and a sign for infinity.
 
     Args:
-        value: The number; whole numbers keep all their digits.
-        digits: Significant ones.
+        value: The number; an `int` keeps all its digits.
+        digits: Number of significant digits.
 
     Example:
         >>> number_in_words(-0.123456), number_in_words(12345), number_in_words(float("-inf"))
@@ -30,7 +30,7 @@ def number_in_words(value: int | float, digits: int = 3) -> str:
 
 
 def factor_in_words(log: float) -> str:
-    """Return a factor, given by its natural logarithm, however large or small.
+    """Return a factor, given by its natural logarithm, beyond the range of floats too.
 
     Example:
         >>> factor_in_words(0.7), factor_in_words(-69.1), factor_in_words(-math.inf)
@@ -45,7 +45,7 @@ def factor_in_words(log: float) -> str:
 
 
 def share_in_words(share: float) -> str:
-    """Return a share, from 0 to 1, as a percentage.
+    """Return a share from 0 to 1 as a percentage.
 
     Example:
         >>> share_in_words(0.995), share_in_words(0.123), share_in_words(0.00123)
@@ -56,7 +56,7 @@ def share_in_words(share: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun.
+    """Return a number and its noun, in the plural unless the number is 1.
 
     Example:
         >>> counted(1, "layer"), counted(2, "layer")

@@ -1,6 +1,9 @@
-"""Nested tuples, named tuples, lists and dictionaries of tensors, taken apart and put together."""
+"""Trees of tensors: nested tuples, named tuples, lists and dictionaries, flattened and rebuilt.
 
-from collections.abc import Callable, Iterator
+`torch.utils._pytree` does the same, but is private.
+"""
+
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -12,15 +15,16 @@ _LEAF = object()
 
 
 def flatten(tree: Any) -> tuple[list[Tensor], Rebuild]:
-    """Return the tensors of a tree in order, and the function that puts others in their place.
+    """Return the tensors of a tree in order, and a function that rebuilds the tree from others.
 
-    Anything that is neither a container nor a tensor stays as it is. The function keeps the
-    structure alone, none of the tensors.
+    Whatever is neither a container nor a tensor is kept. The function holds the structure alone,
+    none of the tensors, so that autograd can free or offload these.
 
-    >>> import torch
-    >>> leaves, rebuild = flatten((torch.zeros(2), {"cell": torch.ones(1)}, "static"))
-    >>> rebuild([leaf + 1 for leaf in leaves])
-    (tensor([1., 1.]), {'cell': tensor([2.])}, 'static')
+    Example:
+        >>> import torch
+        >>> leaves, rebuild = flatten((torch.zeros(2), {"cell": torch.ones(1)}, "static"))
+        >>> rebuild([leaf + 1 for leaf in leaves])
+        (tensor([1., 1.]), {'cell': tensor([2.])}, 'static')
     """
     leaves: list[Tensor] = []
     skeleton = _map(tree, partial(_take, leaves))
@@ -28,13 +32,14 @@ def flatten(tree: Any) -> tuple[list[Tensor], Rebuild]:
 
 
 def same_structure(first: Any, second: Any) -> bool:
-    """Whether two trees nest alike and their tensors have equal shapes; container types are free.
+    """Whether two trees have the same nesting and shapes of tensors, in whatever containers.
 
-    >>> import torch
-    >>> same_structure((torch.zeros(2), torch.zeros(3)), [torch.ones(2), torch.ones(3)])
-    True
-    >>> same_structure(torch.zeros(2), (torch.zeros(2),))
-    False
+    Example:
+        >>> import torch
+        >>> same_structure((torch.zeros(2), torch.zeros(3)), [torch.ones(2), torch.ones(3)])
+        True
+        >>> same_structure(torch.zeros(2), (torch.zeros(2),))
+        False
     """
     if isinstance(first, Tensor) or isinstance(second, Tensor):
         both = isinstance(first, Tensor) and isinstance(second, Tensor)
@@ -46,11 +51,12 @@ def same_structure(first: Any, second: Any) -> bool:
 
 
 def describe(tree: Any) -> str:
-    """Return a short text of a tree's structure, for error messages.
+    """Return a short description of a tree's structure, for error messages.
 
-    >>> import torch
-    >>> describe((torch.zeros(2, 3), torch.zeros(1)))
-    'tuple of (tensor (2, 3), tensor (1,))'
+    Example:
+        >>> import torch
+        >>> describe((torch.zeros(2, 3), torch.zeros(1)))
+        'tuple of (tensor (2, 3), tensor (1,))'
     """
     if isinstance(tree, Tensor):
         return f"tensor {tuple(tree.shape)}"
@@ -67,12 +73,9 @@ def _take(leaves: list[Tensor], node: Any) -> Any:
     return node
 
 
-def _put(replacements: Iterator[Tensor], node: Any) -> Any:
-    return next(replacements) if node is _LEAF else node
-
-
 def _rebuild(skeleton: Any, replacements: list[Tensor]) -> Any:
-    return _map(skeleton, partial(_put, iter(replacements)))
+    remaining = iter(replacements)
+    return _map(skeleton, lambda node: next(remaining) if node is _LEAF else node)
 
 
 def _children(tree: Any) -> list[Any] | None:
@@ -91,6 +94,7 @@ def _map(tree: Any, function: Callable[[Any], Any]) -> Any:
     if not isinstance(tree, tuple | list):
         return function(tree)
     children = [_map(child, function) for child in cast(list[Any], tree)]
+    # A named tuple takes its fields as separate arguments.
     if hasattr(cast(Any, tree), "_fields"):
         return type(cast(Any, tree))(*children)
     return tuple(children) if isinstance(tree, tuple) else children

@@ -1,4 +1,4 @@
-"""Values as strict JSON can hold them."""
+"""Strict JSON, with infinities and NaN as strings."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import cast
 
 
 def storable(value: object) -> object:
-    """Return a value of dictionaries, lists and numbers with what JSON lacks as strings.
+    """Return a structure of dictionaries, lists and numbers in a form that strict JSON can hold.
 
     JSON has no infinities and no NaN: they become "inf", "-inf" and "nan".
 
@@ -26,7 +26,7 @@ def storable(value: object) -> object:
 
 
 def json_text(value: object) -> str:
-    """Return a value as strict JSON, indented, with a line's end; see `storable`.
+    """Return a value as strict JSON, indented and ending in a newline; see `storable`.
 
     Example:
         >>> print(json_text({"error": float("inf")}), end="")

@@ -1,4 +1,4 @@
-"""Files of tensors, read without running anything that is in them."""
+"""Files of tensors, read without running code that they contain."""
 
 import re
 import warnings
@@ -12,20 +12,17 @@ from torch import Tensor
 from flossing.errors import UnreadableFileError
 
 _REMEDY = (
-    "where it was made, save the weights alone, torch.save(model.state_dict(), 'weights.pt'), and "
-    "pass that file"
+    "where the model was made, save the weights alone, torch.save(model.state_dict(), "
+    "'weights.pt'), and pass that file"
 )
 _REFUSED_GLOBAL = re.compile(r"(?:Unsupported global|unsupported) ?:? GLOBAL ((?:\w+\.)+\w+)")
 
 
 def require_file(path: Path) -> None:
-    """Refuse a path that is no file.
-
-    Args:
-        path: What will be read.
+    """Require the path of a file.
 
     Raises:
-        UnreadableFileError: there is nothing, or a folder.
+        UnreadableFileError: the path does not exist, or is a folder.
 
     Example:
         >>> from pathlib import Path
@@ -41,14 +38,14 @@ def require_file(path: Path) -> None:
 
 
 def load_pytorch(path: Path) -> object:
-    """Return what `torch.save` wrote, if it is tensors and plain containers and nothing else.
+    """Return the contents of a file of `torch.save` if they are tensors and plain containers.
 
     Args:
         path: A file such as `.pt`, `.pth` or `.ckpt`.
 
     Raises:
-        UnreadableFileError: the file is missing or damaged, or holds objects that only code in
-            the file or code that it names could rebuild; none of it has been run.
+        UnreadableFileError: the file is missing or damaged, or contains objects that can only be
+            rebuilt by running code in the file or code that it names; nothing has been run.
 
     Example:
         >>> import tempfile
@@ -61,25 +58,22 @@ def load_pytorch(path: Path) -> object:
     require_file(path)
     try:
         with warnings.catch_warnings():
-            # Advice to load with less safety, where an error follows in any case.
+            # The warnings advise to load unsafely; where they matter, an error follows.
             warnings.simplefilter("ignore")
             return cast(Any, torch).load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    # A damaged file can make the unpickler fail in any way.
+    # A damaged file can make the unpickler raise anything.
     except Exception as error:
         raise UnreadableFileError(_why_refused(path, error)) from error
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a `.safetensors` file by their names.
-
-    Args:
-        path: The file.
+    """Return the tensors of a `.safetensors` file by name.
 
     Raises:
         UnreadableFileError: the file is missing or damaged.
-        ImportError: safetensors is missing.
+        ImportError: safetensors is not installed.
     """
     require_file(path)
     try:
@@ -102,11 +96,11 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def named_tensors(content: object, name: str = "") -> dict[str, Tensor]:
-    """Return the tensors of nested dictionaries, with the keys on the way to each as its name.
+    """Return the tensors of nested dictionaries, named by their keys, joined by dots.
 
     Args:
-        content: A tensor or a dictionary; whatever else there is holds no named tensors.
-        name: What leads to it.
+        content: A tensor or a dictionary; values of other types are skipped.
+        name: Name of `content` itself.
 
     Example:
         >>> list(named_tensors({"epoch": 3, "state_dict": {"rnn.bias": torch.zeros(2)}}))
@@ -126,18 +120,18 @@ def _why_refused(path: Path, error: Exception) -> str:
     if "TorchScript" in message:
         return (
             f"{str(path)!r} is a TorchScript archive, that is, a program: load it with "
-            "torch.jit.load where you trust it, save its state_dict() with torch.save, and pass "
+            "torch.jit.load if you trust it, save its state_dict() with torch.save, and pass "
             "that file"
         )
     objects = _objects_within(path, message)
     if any(name.startswith("torch.nn.") for name in objects):
         return (
-            f"{str(path)!r} holds a whole module ({_listed(objects)}), and to rebuild it would run "
+            f"{str(path)!r} holds a whole module ({_listed(objects)}), and rebuilding it would run "
             f"code that the file names: {_REMEDY}"
         )
     if objects:
         return (
-            f"{str(path)!r} holds more than tensors ({_listed(objects)}), and to rebuild it would "
+            f"{str(path)!r} holds more than tensors ({_listed(objects)}), and rebuilding it would "
             f"run code that the file names: {_REMEDY}"
         )
     reason = " ".join(message.split())[:100] if isinstance(error, RuntimeError) else ""
@@ -148,10 +142,10 @@ def _why_refused(path: Path, error: Exception) -> str:
 
 
 def _objects_within(path: Path, message: str) -> list[str]:
-    """Return the classes and functions that a file names and that are not allowed in it."""
+    """Return the classes and functions that a file names and that may not be called to load it."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    # The same for a file of PyTorch's older format, where the message names the first of them.
+    # It raises for files in PyTorch's older format; there the message names the first of them.
     except Exception:
         return _REFUSED_GLOBAL.findall(message)[:1]
 

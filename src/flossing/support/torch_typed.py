@@ -1,4 +1,4 @@
-"""Functions of PyTorch that its stubs leave untyped, with the types that they have."""
+"""PyTorch functions that its stubs leave untyped, with their types."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -36,5 +36,5 @@ def nested_numbers(tensor: Tensor) -> list[Any]:
 
 
 def split(tensor: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
-    """Return the pieces of the given sizes along the last dimension."""
+    """Return the parts of the given sizes along the last dimension."""
     return cast(tuple[Tensor, ...], tensor.split(sizes, dim=-1))  # pyright: ignore[reportUnknownMemberType]

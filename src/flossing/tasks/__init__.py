@@ -1,4 +1,4 @@
-"""Tasks with long time horizons, and how answers to them are scored.
+"""Tasks with long time horizons, and their losses and accuracies.
 
 Example:
     >>> import torch

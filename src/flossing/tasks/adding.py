@@ -11,15 +11,15 @@ from flossing.tasks.base import Batch, Kind, Task, mask_from
 
 @dataclass(frozen=True, kw_only=True)
 class AddingProblem(Task):
-    """Add two numbers that were marked at random times.
+    """The adding problem: the sum of two numbers that are marked at random steps.
 
-    Channel 0 holds independent uniform numbers u_t ∈ [0, 1); channel 1 is zero but for two marks,
-    a one each at a step p drawn uniformly from the first half, 0 ≤ p < ⌊T/2⌋, and at a step q drawn
-    uniformly from the second, ⌊T/2⌋ ≤ q < T. At the last step, and only there,
+    Channel 0 holds independent uniform numbers u_t ∈ [0, 1). Channel 1 is zero except for two
+    ones, at a step p drawn uniformly from the first half, 0 ≤ p < ⌊T/2⌋, and at a step q drawn
+    uniformly from the second half, ⌊T/2⌋ ≤ q < T. The target is defined at the last step only,
 
         y_{T−1} = u_p + u_q.
 
-    Always answering 1 has a mean squared error of 1/6, the variance of the sum.
+    The constant answer 1 has a mean squared error of 1/6, the variance of the sum.
 
     Batches: inputs (T, B, 2), targets (T, B, 1), mask true at the last step only.
 

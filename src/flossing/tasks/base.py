@@ -1,4 +1,4 @@
-"""What every task shares: the batch, the abstract task, the parity tasks' base, the checks."""
+"""Batches, the abstract base class of tasks, and that of the parity tasks."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -19,11 +19,11 @@ LARGEST_TORCH_SEED = 2**64 - 1
 
 
 class Batch(NamedTuple):
-    """One batch of sequences with its answers, time first.
+    """A batch of sequences with their targets, time first.
 
     Attributes:
-        inputs: What the network is driven with, (T, B, D).
-        targets: The answers. Floats (T, B, C) for binary tasks (0 or 1) and for regression;
+        inputs: Inputs of the network, (T, B, D).
+        targets: Targets. Floats (T, B, C) for binary tasks (0 or 1) and for regression;
             int64 class indices (T, B) for categorical tasks. Zero wherever `mask` is false.
         mask: (T, B), true where the target is defined and counts.
     """
@@ -34,10 +34,10 @@ class Batch(NamedTuple):
 
 
 def mask_from(first_step: int, *, steps: int, batch_size: int) -> Bool[Tensor, "T B"]:
-    """The mask of a task whose targets count from one step to the last.
+    """Return the mask of a task whose targets are defined from one step to the last.
 
     Args:
-        first_step: Index of the first step that counts.
+        first_step: Index of the first step with a target.
         steps: Length T of the sequences.
         batch_size: Number B of sequences.
 
@@ -54,18 +54,17 @@ def mask_from(first_step: int, *, steps: int, batch_size: int) -> Bool[Tensor, "
 
 
 class Task(ABC):
-    """A supervised problem on sequences that draws its own data.
+    """A supervised problem on sequences that generates its own data.
 
-    The tasks are frozen dataclasses with keyword-only fields. One of your own derives from this
-    class and defines `kind`, `steps`, `input_size`, `output_size` and `_draw`; `sample` and
-    `batches` come with it. All tensors are made on the CPU, so that a seed means the same data
-    wherever the network lives; floats are in torch's default dtype.
+    Tasks are frozen dataclasses with keyword-only fields. To define a task, derive from this class
+    and define `kind`, `steps`, `input_size`, `output_size` and `_draw`; `sample` and `batches` are
+    inherited. All tensors are created on the CPU, so a seed produces the same data wherever the
+    network is; floats have torch's default dtype.
 
     Attributes:
-        kind: "binary" (one logit, targets 0 or 1), "categorical" (one logit a class) or
+        kind: "binary" (one logit, targets 0 or 1), "categorical" (one logit for each class) or
             "regression" (one number).
-        stationary: Whether the inputs have the same statistics at every step; not unless a task
-            says so.
+        stationary: Whether the inputs have the same statistics at every step; false by default.
         steps: Length T of the sequences.
 
     Example:
@@ -87,18 +86,18 @@ class Task(ABC):
     @property
     @abstractmethod
     def output_size(self) -> int:
-        """Number of outputs of a readout: 1, or the number of classes of a categorical task."""
+        """Number of outputs C of a readout: 1, or the number of classes of a categorical task."""
 
     @abstractmethod
     def _draw(self, batch_size: int, generator: torch.Generator | None) -> Batch:
-        """Draw one batch; `sample` has checked `batch_size` and made the CPU the default device."""
+        """Draw a batch; `sample` has checked `batch_size` and made the CPU the default device."""
 
     def sample(self, batch_size: int, *, generator: torch.Generator | None = None) -> Batch:
         """Draw a fresh random batch.
 
         Args:
             batch_size: Number B of sequences.
-            generator: Source of randomness, on the CPU; None: torch's default random state.
+            generator: Random number generator on the CPU; None: torch's default one.
 
         Returns:
             The batch; see `Batch` for shapes and dtypes.
@@ -114,25 +113,25 @@ class Task(ABC):
             (torch.Size([50, 8, 2]), torch.Size([50, 8, 1]), torch.Size([50, 8]))
         """
         self._require_batch_size(batch_size)
-        # A default device other than the CPU would clash with a generator, which is the CPU's.
+        # The generator is on the CPU, and so must be what it fills, whatever the default device.
         with torch.device("cpu"):
             return self._draw(batch_size, generator)
 
     def batches(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
-        """Endless fresh batches that depend on nothing but the seed.
+        """Return an infinite iterator over fresh batches that depend on the seed alone.
 
         Torch's default random state is neither read nor changed.
 
         Args:
             batch_size: Number B of sequences in each batch.
-            seed: Where the sequence of batches starts, from 0 to 2⁶⁴ − 1.
+            seed: Seed of the random numbers, from 0 to 2⁶⁴ − 1.
 
         Returns:
-            An iterator without end.
+            The iterator.
 
         Raises:
             InvalidOptionError: `batch_size` is not an `int` of at least 1, or `seed` is not an
-                `int` in its range; raised at the call, not at the first batch.
+                `int` in its range; raised by this call, not by the first batch.
 
         Example:
             >>> from itertools import islice
@@ -152,9 +151,9 @@ class Task(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DelayedParity(Task):
-    """Base of the binary tasks: the parity of bits that came in a fixed number of steps ago.
+    """Base class of the binary tasks: the parity of bits from a fixed number of steps ago.
 
-    The inputs are independent fair bits, and
+    The inputs x^c_t ∈ {0, 1} are independent with probability ½ of a one, and
 
         y_t = XOR over channels c and lags ℓ of x^c_{t−ℓ},    t ≥ delay,
 
@@ -189,7 +188,7 @@ class DelayedParity(Task):
 
     @property
     def lags(self) -> tuple[int, ...]:
-        """How many steps ago the bits came in that the target combines; the largest is `delay`."""
+        """The lags ℓ, in steps, of the bits that the target combines; the largest is `delay`."""
         return (self.delay,)
 
     @property

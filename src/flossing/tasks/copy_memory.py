@@ -1,4 +1,4 @@
-"""Copy memory: keep a word of symbols through a long blank, repeat it on a signal."""
+"""Copy memory: remember a word of symbols through a long blank, repeat it on a signal."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -12,7 +12,7 @@ from flossing.tasks.base import Batch, Kind, Task, mask_from
 
 @dataclass(frozen=True, kw_only=True)
 class CopyMemory(Task):
-    """Repeat a word of random symbols after a delay, when a go marker tells to.
+    """The copy memory task: repeat a word of random symbols after a delay, on a go marker.
 
     With n = `length` and T = delay + 2·n, a sequence is
 
@@ -22,31 +22,31 @@ class CopyMemory(Task):
         n+delay−1                  go marker        blank
         n+delay … 2·n+delay−1      blank            s_0 … s_{n−1}
 
-    so the go marker comes at step n+delay−1, one step before the first symbol is asked for, and
-    each symbol is asked for n+delay steps after it was shown. The symbols are independent and
-    uniform on 1 … `symbols`. As targets they are the classes 1 … `symbols`, and blank is class 0.
-    As inputs they are one-hot: channel 0 is blank, channels 1 … `symbols` are the symbols and
-    channel `symbols`+1 is the go marker.
+    so the go marker comes at step n+delay−1, one step before the first symbol is due, and each
+    symbol is due n+delay steps after it was shown. The symbols are independent and uniform on
+    1 … `symbols`. As targets they are the classes 1 … `symbols`, and blank is class 0. Inputs are
+    one-hot: channel 0 is blank, channels 1 … `symbols` are the symbols and channel `symbols`+1 is
+    the go marker.
 
     Batches: inputs (T, B, symbols+2), targets (T, B) class indices, and a mask that is true at the
-    last n steps only, or with `recall_only=False` at every step. The classic loss is the mean over
-    every step; the blank answers are trivial and nearly all of them, so an accuracy means something
-    over the recall only.
+    last n steps only, or with `recall_only=False` at every step. The literature's loss is the mean
+    over all steps; nearly all of these are trivial blanks, so an accuracy is informative over the
+    recall only.
 
     Source: Arjovsky, Shah & Bengio, "Unitary evolution recurrent neural networks", ICML 2016,
     arXiv 1511.06464; after Hochreiter & Schmidhuber, "Long short-term memory", Neural Computation
     9, 1997.
 
     Attributes:
-        delay: Number of steps between the end of the word and the start of its recall, the go
-            marker's step included; at least 1.
+        delay: Number of steps between the end of the word and the start of its recall, including
+            that of the go marker; at least 1.
         length: Number n of symbols in the word, at least 1.
         symbols: Size of the alphabet, at least 2.
         recall_only: Whether only the last `length` steps count, or every step.
-        steps: Length T of the sequences, delay + 2·length; follows from the other fields.
+        steps: Length T of the sequences, delay + 2·length; derived from the other fields.
 
     Raises:
-        InvalidOptionError: A field is not an `int` in its range, or `recall_only` is no `bool`.
+        InvalidOptionError: A field is not an `int` in its range, or `recall_only` is not a `bool`.
 
     Example:
         >>> task = CopyMemory(delay=3, length=2, symbols=4)

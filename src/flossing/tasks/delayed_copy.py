@@ -1,4 +1,4 @@
-"""Delayed copy: say now what came in some steps ago."""
+"""Delayed copy: repeat the input of some steps ago."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class DelayedCopy(DelayedParity):
     Jacobians", NeurIPS 2023, arXiv 2312.17306.
 
     Attributes:
-        delay: How many steps lie between a bit and its repetition, at least 1.
+        delay: Number of steps between a bit and its repetition, at least 1.
         steps: Length T of the sequences, more than `delay`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Handwritten digits, read pixel by pixel or row by row and named after a hold."""
+"""Handwritten digits, read pixel by pixel or row by row and classified after a hold."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,7 +15,7 @@ from flossing.tasks.base import Batch, Kind, Task, mask_from
 IMAGE_SIDE = 8
 BRIGHTEST_PIXEL = 16
 LARGEST_SPLIT_SEED = 2**32 - 1
-# Within these, each part of the split of 1797 images holds every one of the ten classes.
+# Within these limits, both parts of a stratified split of the 1797 images contain all ten classes.
 SMALLEST_TEST_FRACTION = 0.01
 LARGEST_TEST_FRACTION = 0.99
 
@@ -29,33 +29,33 @@ class _Split(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(Task):
-    """Name a handwritten digit, shown a few pixels a step and then held in memory.
+    """Classify a handwritten digit, shown a few pixels per step and then held in memory.
 
     scikit-learn's 1797 images of 8 × 8 pixels, scaled to [0, 1], are read from left to right and
-    top to bottom: one pixel a step (64 steps, D = 1), or with `rows=True` one row a step (8 steps,
-    D = 8). Then come `hold` steps that tell nothing, and at the last step, only there, the class
-    0 … 9 is asked for. So T = 64 + hold, or 8 + hold; without a hold the last pixels and the
-    question share a step.
+    top to bottom: one pixel per step (64 steps, D = 1), or with `rows=True` one row per step (8
+    steps, D = 8). `hold` uninformative steps follow. The target, the class 0 … 9, is defined at the
+    last step only. So T = 64 + hold, or 8 + hold; without a hold the last step is that of the last
+    pixels.
 
-    The images are split once, stratified by class, into those that `sample` and `batches` draw from
-    and those that `test` returns. A batch is drawn without replacement.
+    The images are split once, stratified by class, into a training part, from which `sample` and
+    `batches` draw without replacement within a batch, and a test part, which `test` returns.
 
     Batches: inputs (T, B, 1) or (T, B, 8), targets (T, B) class indices, mask true at the last step
     only.
 
     Source: the images are the test part of Alpaydin & Kaynak, "Optical recognition of handwritten
-    digits", UCI Machine Learning Repository, 1998; reading images by the pixel is from Le, Jaitly &
-    Hinton, arXiv 1504.00941, 2015; the hold filled with noise after Chang et al.,
+    digits", UCI Machine Learning Repository, 1998; reading images pixel by pixel is from Le, Jaitly
+    & Hinton, arXiv 1504.00941, 2015; the hold filled with noise after Chang et al.,
     "AntisymmetricRNN", ICLR 2019.
 
     Attributes:
-        hold: Number of steps between the image and the question, at least 0.
-        filler: What comes in during the hold: "blank" is zeros; "noise" is uniform on [0, 1) and
-            drawn afresh for every sequence.
-        rows: Whether a step shows a row of eight pixels, or one pixel.
-        test_fraction: Share of the images that is kept for `test`, from 0.01 to 0.99.
-        split_seed: Which split it is, from 0 to 2³² − 1.
-        steps: Length T of the sequences; follows from `hold` and `rows`.
+        hold: Number of steps after the image, at least 0.
+        filler: Inputs during the hold: "blank" is zeros; "noise" is uniform on [0, 1), drawn
+            afresh for every sequence.
+        rows: Whether a step shows a row of eight pixels rather than one pixel.
+        test_fraction: Share of the images that is reserved for `test`, from 0.01 to 0.99.
+        split_seed: Seed of the split, from 0 to 2³² − 1.
+        steps: Length T of the sequences; derived from `hold` and `rows`.
 
     Raises:
         InvalidOptionError: A field has the wrong type or lies outside its range.
@@ -89,7 +89,7 @@ class Digits(Task):
 
     @property
     def input_size(self) -> int:
-        """Number D of input channels: pixels a step."""
+        """Number D of input channels: pixels per step."""
         return IMAGE_SIDE if self.rows else 1
 
     @property
@@ -98,11 +98,11 @@ class Digits(Task):
         return 10
 
     def test(self, *, generator: torch.Generator | None = None) -> Batch:
-        """The whole test part as one batch, in a fixed order.
+        """Return the whole test part as one batch, in a fixed order.
 
         Args:
-            generator: Source of the noise in the hold, on the CPU; None: torch's default random
-                state. Without noise nothing is drawn.
+            generator: Random number generator of the noise in the hold, on the CPU; None: torch's
+                default one. Without noise nothing is drawn.
 
         Returns:
             The batch, with B the number of test images.

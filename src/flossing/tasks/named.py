@@ -1,4 +1,4 @@
-"""Tasks by a name and options in one line of text."""
+"""Tasks from a line of text: a name and options."""
 
 from dataclasses import fields
 from typing import Any
@@ -22,13 +22,17 @@ TASKS: dict[str, type[Task]] = {
 
 
 def task_named(text: str) -> Task:
-    """Return the task that a line such as "delayed-copy:delay=20,steps=200" names.
+    """Return the task described by a line such as "delayed-copy:delay=20,steps=200".
 
     Args:
-        text: The name of a task, and after a colon any of its fields with their values.
+        text: The name of a task, optionally followed by a colon and comma-separated values of its
+            fields.
+
+    Returns:
+        The task.
 
     Raises:
-        InvalidOptionError: there is no such task or field, or a value is not what it may be.
+        InvalidOptionError: There is no such task or field, or a value is invalid.
 
     Example:
         >>> task_named("temporal-xor:delay=20,steps=100")

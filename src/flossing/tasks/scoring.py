@@ -1,4 +1,4 @@
-"""How far a network's outputs are from a batch's targets, over the entries that count."""
+"""Losses and accuracies of a network's outputs, over the entries where the mask is true."""
 
 from typing import get_args
 
@@ -20,28 +20,30 @@ from flossing.tasks.base import Batch, Kind, Task
 def task_loss(
     task: Task | Kind, outputs: Float[Tensor, "T B C"], batch: Batch
 ) -> Float[Tensor, ""]:
-    """The loss to train with, averaged over the entries where the mask is true.
+    """Return the training loss, averaged over the entries where the mask is true.
 
-    With z the outputs and y the targets at an entry that counts:
+    With z the outputs and y the targets at such an entry:
 
     - "binary": binary cross-entropy with logits, −y log σ(z) − (1−y) log(1−σ(z));
     - "categorical": cross-entropy, −log softmax(z)_y;
     - "regression": squared error, (z − y)².
 
-    The other entries are left out before anything is computed, so whatever the outputs are there,
-    infinite or NaN, they change neither the loss nor its gradients.
+    The other entries are removed before anything is computed, so that infinite or NaN outputs
+    there change neither the loss nor its gradients.
 
     Args:
         task: The task, or its kind.
-        outputs: The readout at every step, (T, B, C): logits, or numbers for "regression".
-        batch: What the outputs answer.
+        outputs: Outputs of the readout at every step, (T, B, C): logits, or numbers for
+            "regression".
+        batch: The batch whose inputs produced the outputs.
 
     Returns:
         The mean, a scalar that is differentiable with respect to `outputs`, in their dtype.
 
     Raises:
-        InvalidOptionError: The kind is unknown, outputs and batch do not fit each other or the
-            kind, a class index is outside 0 … C−1, or the mask is true nowhere.
+        InvalidOptionError: The kind is unknown, the shapes or dtypes of outputs and batch do not
+            match each other or the kind, a class index is outside 0 … C−1, or the mask is true
+            nowhere.
 
     Example:
         >>> import torch
@@ -52,7 +54,7 @@ def task_loss(
         0.6931
     """
     kind = _kind_of(task)
-    answers, targets = _counted(kind, outputs, batch)
+    answers, targets = _masked(kind, outputs, batch)
     if kind == "categorical":
         return cross_entropy(answers, targets)
     if kind == "binary":
@@ -61,17 +63,17 @@ def task_loss(
 
 
 def constant_loss(task: Task | Kind, batch: Batch) -> float:
-    """The loss of the best answer that is the same everywhere: what not knowing the inputs costs.
+    """Return the loss of the best constant answer, that is, of one that ignores the inputs.
 
-    With p the shares of the classes among the entries that count, it is their entropy, −Σ p log p;
-    for a regression it is the variance of the targets.
+    With p the shares of the classes among the entries where the mask is true, it is their entropy,
+    −Σ p log p; for a regression it is the variance of the targets.
 
     Args:
         task: The task, or its kind.
-        batch: The targets, and which of them count.
+        batch: The batch; its inputs are not used.
 
     Returns:
-        The mean over the entries that count; see `task_loss`.
+        The mean over the entries where the mask is true; see `task_loss`.
 
     Raises:
         InvalidOptionError: The kind is unknown, or the mask is true nowhere.
@@ -97,26 +99,26 @@ def constant_loss(task: Task | Kind, batch: Batch) -> float:
 
 
 def accuracy(task: Task | Kind, outputs: Float[Tensor, "T B C"], batch: Batch) -> float:
-    """The share of right answers among the entries where the mask is true.
+    """Return the share of correct answers among the entries where the mask is true.
 
-    With z the outputs and y the targets, an answer is right where
+    With z the outputs and y the targets, an answer is correct if
 
     - "binary": (z > 0) = (y > ½);
     - "categorical": argmax z = y.
 
-    An answer that is NaN is wrong. The entries that do not count are left out, whatever they are.
+    A NaN is incorrect. Entries where the mask is false are ignored, whatever their values.
 
     Args:
         task: The task, or its kind.
-        outputs: The logits at every step, (T, B, C).
-        batch: What the outputs answer.
+        outputs: Logits at every step, (T, B, C).
+        batch: The batch whose inputs produced the outputs.
 
     Returns:
         The accuracy, from 0 to 1.
 
     Raises:
-        InvalidOptionError: As for `task_loss`; or the kind is "regression", where no answer is
-            right or wrong.
+        InvalidOptionError: As for `task_loss`; or the kind is "regression", which has no correct
+            and incorrect answers.
 
     Example:
         >>> import torch
@@ -132,12 +134,12 @@ def accuracy(task: Task | Kind, outputs: Float[Tensor, "T B C"], batch: Batch) -
             "kind is 'regression', which has no accuracy; expected 'binary' or 'categorical': "
             "measure a regression with task_loss"
         )
-    answers, targets = _counted(kind, outputs, batch)
+    answers, targets = _masked(kind, outputs, batch)
     if kind == "categorical":
-        right = (answers.argmax(-1) == targets) & ~answers.isnan().any(-1)
+        correct = (answers.argmax(-1) == targets) & ~answers.isnan().any(-1)
     else:
-        right = ((answers > 0) == (targets > 0.5)) & ~answers.isnan()
-    return right.sum().item() / right.numel()
+        correct = ((answers > 0) == (targets > 0.5)) & ~answers.isnan()
+    return correct.sum().item() / correct.numel()
 
 
 def _kind_of(task: Task | Kind) -> Kind:
@@ -146,8 +148,8 @@ def _kind_of(task: Task | Kind) -> Kind:
     return kind
 
 
-def _counted(kind: Kind, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Outputs (n, C) and targets, (n, C) or (n,), at the n entries that count."""
+def _masked(kind: Kind, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return outputs (n, C) and targets, (n, C) or (n,), at the n entries that the mask selects."""
     _require_fit(kind, outputs, batch)
     _require_any(batch)
     answers, targets = outputs[batch.mask], batch.targets[batch.mask]
@@ -166,7 +168,7 @@ def _require_any(batch: Batch) -> None:
 
 
 def _require_fit(kind: Kind, outputs: Tensor, batch: Batch) -> None:
-    """Refuse shapes and dtypes that broadcasting or integer indexing would make sense of."""
+    """Refuse what does not match, which broadcasting or integer indexing would silently accept."""
     categorical = kind == "categorical"
     shape = outputs.shape[:2] if categorical else outputs.shape
     target_dtype_fits = (

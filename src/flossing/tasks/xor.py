@@ -1,4 +1,4 @@
-"""Delayed XOR, over several times of one input channel or over several channels at one time."""
+"""Delayed XOR, of one input channel at several times or of several channels at one time."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from flossing.tasks.base import DelayedParity
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalXor(DelayedParity):
-    """XOR of bits of one channel, taken at evenly spaced times in the past.
+    """XOR of bits of one channel, at evenly spaced times in the past.
 
     The inputs x_t ∈ {0, 1} are independent with probability ½ of a one, and with n = 2^depth
 
         y_t = x_{t − delay/n} ⊕ x_{t − 2·delay/n} ⊕ … ⊕ x_{t − delay},    t ≥ delay,
 
     so that at depth 1, y_t = x_{t−delay/2} ⊕ x_{t−delay}. `delay` is the largest lag, the paper's
-    d; the paper's released code names the spacing of the two bits instead, half of it.
+    d; in the paper's released code the delay is the spacing of the two bits, half of that.
 
     Batches: inputs (T, B, 1), targets (T, B, 1) of 0 and 1, mask true from step `delay` on.
 
@@ -29,7 +29,7 @@ class TemporalXor(DelayedParity):
         depth: Depth of the tree of two-way XORs, at least 1.
 
     Raises:
-        InvalidOptionError: A field is not an `int` in its range, `delay` is no multiple of
+        InvalidOptionError: A field is not an `int` in its range, `delay` is not a multiple of
             2^depth, or no step has a target.
 
     Example:
@@ -46,7 +46,7 @@ class TemporalXor(DelayedParity):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integer("depth", self.depth, at_least=1)
-        # Shifts, for 2**depth of a mistakenly huge depth would not fit in memory.
+        # By shifts: 2**depth of a mistakenly huge depth would not fit in memory.
         if self.delay >> self.depth << self.depth != self.delay:
             raise InvalidOptionError(
                 f"delay is {self.delay} and depth is {self.depth}, so the lags are not whole "
@@ -63,7 +63,7 @@ class TemporalXor(DelayedParity):
 
 @dataclass(frozen=True, kw_only=True)
 class SpatialXor(DelayedParity):
-    """XOR of bits that came in together on several channels, after a delay.
+    """XOR of simultaneous bits on several channels, after a delay.
 
     The inputs x^c_t ∈ {0, 1} are independent with probability ½ of a one, and
 
@@ -75,7 +75,7 @@ class SpatialXor(DelayedParity):
     Jacobians", NeurIPS 2023, arXiv 2312.17306 (three channels).
 
     Attributes:
-        delay: How many steps lie between the bits and their XOR, at least 1.
+        delay: Number of steps between the bits and their XOR, at least 1.
         steps: Length T of the sequences, more than `delay`.
         channels: Number D of input channels, at least 2.
 

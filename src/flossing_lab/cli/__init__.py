@@ -1,1 +1,1 @@
-"""The commands of the laboratory, one a file."""
+"""The commands of the laboratory, one per file."""

@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 DEMO = """\
-Train two networks on tasks with a long memory, each without flossing and with
+Train networks on two tasks that require long memory, without flossing and with
 flossing before training:
 
-  digits  a vanilla RNN reads a handwritten digit pixel by pixel and names it
-          after 60 blank steps
-  xor     the temporal XOR of the bits 20 and 40 steps back (d = 40), in the
-          set-up of Engelken, "Gradient Flossing", NeurIPS 2023
+  digits  classify a handwritten digit that is read pixel by pixel, 60 blank
+          steps after its last pixel
+  xor     temporal XOR of the bits 20 and 40 steps back (d = 40), in the set-up
+          of Engelken, "Gradient Flossing", NeurIPS 2023
 
-Shows a table (accuracy, Lyapunov exponents, gradient norm at the first step,
-seconds of flossing and of training) and draws a figure: the spectra, the
-gradient norm against the lag, and the learning curves. Two to three minutes on
-two free processor cores.
+Prints a table (accuracy, Lyapunov exponents, norm of the gradient at the first
+step, seconds of flossing and of training) and draws the spectra, the gradient
+norm against the lag, and the learning curves. Takes two to three minutes on two
+idle processor cores.
 """
 
 EXAMPLES = """\
@@ -34,14 +34,10 @@ examples:
 
 
 def add_command(commands: "Commands") -> None:
-    """Add the command to the parser.
-
-    Args:
-        commands: What the parser keeps its commands in.
-    """
+    """Add the command to the parser."""
     demo = commands.add_parser(
         "demo",
-        help="train with and without flossing; show a table and draw a figure",
+        help="train on two tasks with and without flossing; draw a figure",
         description=DEMO,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,37 +47,37 @@ def add_command(commands: "Commands") -> None:
         type=writable_path(*FIGURE_SUFFIXES),
         default=Path("flossing-demo.png"),
         metavar="PATH",
-        help="the figure: .png, .pdf or .svg (default: %(default)s)",
+        help="file of the figure: .png, .pdf or .svg (default: %(default)s)",
     )
     demo.add_argument(
         "--records",
         type=writable_path(),
         metavar="PATH",
-        help="write all numbers, with seed, configuration and environment, as JSON",
+        help="also write all results, configurations and the environment as JSON",
     )
     demo.add_argument(
         "--seed",
         type=whole_number(0),
         default=0,
         metavar="NUMBER",
-        help="what all randomness follows from, a whole number from 0 (default: %(default)s)",
+        help="random seed, at least 0 (default: %(default)s)",
     )
     demo.add_argument(
         "--task",
         choices=("digits", "xor", "all"),
         default="all",
-        help="which task (default: %(default)s)",
+        help="task to run (default: %(default)s)",
     )
     demo.add_argument(
         "--quick",
         action="store_true",
-        help="a tiny size that takes seconds and shows no effect, to try out the command",
+        help="tiny networks, to try out the command in seconds; shows no effect",
     )
     demo.set_defaults(run=_demo)
 
 
 def _demo(options: argparse.Namespace) -> int:
-    # Imported here, for they need the extra `cli`, and --help does not.
+    # Imported here, because --help works without the extra `cli`.
     from rich.console import Console
 
     from flossing_lab.demo.demo import TASK_NAMES, Demo, run_demo

@@ -1,4 +1,4 @@
-"""Runs with live progress, and their tables on the terminal."""
+"""Runs and measurements with progress bars, and tables on the terminal."""
 
 import warnings
 from collections.abc import Generator, Sequence
@@ -12,7 +12,7 @@ from flossing.support.formatting import counted
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
-    from rich.progress import ProgressColumn, TaskID
+    from rich.progress import TaskID
     from rich.table import Table as RichTable
 
     from flossing.report.model import Table
@@ -26,117 +26,62 @@ def run_with_progress(
     configurations: "Sequence[Configuration]",
     folder: Path | None,
     console: "Console",
-    *,
-    workers: int | None = None,
-    dask: str | None = None,
+    **place: Any,
 ) -> "list[Run]":
-    """Return a run of each configuration, with a bar for all and one for each group at work.
-
-    Args:
-        configurations: what is run.
-        folder: where the runs are kept; `None` to keep nothing.
-        console: where the progress is shown.
-        workers: see `sweep`.
-        dask: see `sweep`.
-    """
-    from rich.progress import Progress as Bars
-
+    """Run configurations, with a bar for all runs and one for each group at work; see `sweep`."""
     from flossing_lab.sweeps.sweep import sweep
 
-    with (
-        Bars(*_columns(), console=console, transient=not console.is_terminal) as bars,
-        _warnings_on(console),
-    ):
-        shown = _Shown(bars, len({each.digest for each in configurations}))
-        runs = sweep(configurations, folder, workers=workers, dask=dask, on_progress=shown.update)
+    with _bars(console) as bars:
+        shown = _SweepBars(bars, len({each.digest for each in configurations}))
+        runs = sweep(configurations, folder, on_progress=shown.update, **place)
         shown.end()
         return runs
 
 
 def measure_with_progress(
-    study: "Study",
-    settings: "Sequence[Any]",
-    folder: Path,
-    console: "Console",
-    *,
-    workers: int | None = None,
-    dask: str | None = None,
+    study: "Study", settings: "Sequence[Any]", folder: Path, console: "Console", **place: Any
 ) -> "list[Measurement]":
-    """Return a measurement of each setting, with a bar for all.
-
-    Args:
-        study: what is measured.
-        settings: with what.
-        folder: where the measurements are kept.
-        console: where the progress is shown.
-        workers: see `measure_all`.
-        dask: see `measure_all`.
-    """
-    from rich.progress import Progress as Bars
-
+    """Measure settings, with a bar for all of them; see `measure_all`."""
     from flossing_lab.studies.measuring import measure_all
 
-    with (
-        Bars(*_columns(), console=console, transient=not console.is_terminal) as bars,
-        _warnings_on(console),
-    ):
+    with _bars(console) as bars:
         whole = bars.add_task(counted(len(settings), "measurement"), total=len(settings))
         return measure_all(
             study,
             settings,
             folder,
-            workers=workers,
-            dask=dask,
             on_progress=lambda done, total: bars.update(whole, completed=done, total=total),
+            **place,
         )
 
 
-def rich_table(table: "Table", *, title: str | None = None) -> "RichTable":
-    """Return a report's table for a terminal.
-
-    Args:
-        table: of a report; columns of words are to the left, others to the right.
-        title: above it.
-    """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table as RichTable
-
-    from flossing.report.model import shown
-
-    drawn = RichTable(
-        title=title,
-        caption=table.caption,
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )
-    for index, column in enumerate(table.columns):
-        words = all(_is_word(row[index]) for row in table.rows)
-        drawn.add_column(column, justify="left" if words else "right", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*map(shown, row))
-    return drawn
-
-
-def _columns() -> "tuple[ProgressColumn, ...]":
+@contextmanager
+def _bars(console: "Console") -> "Generator[Bars]":
+    """Show bars, and warnings as sentences above them rather than with a line of source code."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
 
-    return (
+    def show(message: Warning | str, *where: object) -> None:
+        del where
+        console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-
-
-def _is_word(value: object) -> bool:
-    return isinstance(value, str) and value[:1].isalpha()
+    with (
+        Bars(*columns, console=console, transient=not console.is_terminal) as bars,
+        warnings.catch_warnings(),
+    ):
+        warnings.showwarning = show
+        yield bars
 
 
 @dataclass
-class _Shown:
-    """The bars of a sweep: runs that are finished, and what is at work."""
+class _SweepBars:
+    """The bars of a sweep: one for all runs, and one for each group at work."""
 
     bars: "Bars"
     total: int
@@ -180,14 +125,30 @@ def _label(progress: "Progress") -> str:
     return f"{task_in_words(first)}, {first.architecture.cell}, {arm}, {seeds}: {progress.phase}"
 
 
-@contextmanager
-def _warnings_on(console: "Console") -> Generator[None]:
-    """Show warnings as sentences rather than with a line of source code."""
+def rich_table(table: "Table", *, title: str | None = None) -> "RichTable":
+    """Return a report's table for the terminal, with columns of words aligned to the left."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
 
-    def show(message: Warning | str, *where: object) -> None:
-        del where
-        console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+    from flossing.report.model import shown
 
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
+    drawn = RichTable(
+        title=title,
+        caption=table.caption,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for index, column in enumerate(table.columns):
+        cells = [row[index] for row in table.rows]
+        words = all(isinstance(cell, str) and cell[:1].isalpha() for cell in cells)
+        drawn.add_column(column, justify="left" if words else "right", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*map(shown, row))
+    return drawn
+
+
+def print_path(console: "Console", label: str, path: Path) -> None:
+    """Print the path of a written file on one line, so that it can be copied."""
+    console.print(f"{label}: {path}", soft_wrap=True, highlight=False, markup=False)

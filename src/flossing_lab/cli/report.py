@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from flossing.support.arguments import Commands
 
 REPORT = """\
-Compare the runs of a folder: a table with the success rate, epochs and seconds
-to 95 %, accuracy, and the seconds of flossing and of training, by all that the
-runs differ in but for the seed. Files that are damaged, or renamed, are listed
-and not counted.
+Compare the runs in a folder. Prints a table with a row for each configuration,
+over its seeds: success rate, epochs and seconds to an accuracy of 95 %, final
+accuracy, and seconds of flossing and of training. Damaged or renamed files are
+listed and left out.
 """
 
 EXAMPLES = """\
@@ -25,46 +25,42 @@ examples:
 
 
 def add_command(commands: "Commands") -> None:
-    """Add the command to the parser.
-
-    Args:
-        commands: What the parser keeps its commands in.
-    """
+    """Add the command to the parser."""
     report = commands.add_parser(
         "report",
-        help="compare the runs of a folder; write a page",
+        help="compare the runs in a folder; write a page",
         description=REPORT,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     report.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="what flossing train or sweep wrote"
+        "folder", type=Path, metavar="FOLDER", help="output of `flossing train` or `flossing sweep`"
     )
     report.add_argument(
         "--output",
         type=writable_path(".html", ".htm", ".md"),
         metavar="PATH",
-        help=".html: a page with tables and learning curves that needs nothing beside itself; "
-        ".md: the tables as Markdown",
+        help=".html: a self-contained page with tables and learning curves; .md: the tables as "
+        "Markdown",
     )
     report.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> int:
-    # Imported here, for it needs the extra `cli`, and --help does not.
+    # Imported here, because --help works without the extra `cli`.
     from rich.console import Console
 
     from flossing.errors import UnreadableFileError
     from flossing.report import render
     from flossing.report.rendering import markdown
-    from flossing_lab.cli.progress import rich_table
+    from flossing_lab.cli.progress import print_path, rich_table
     from flossing_lab.runs.comparison import comparison, tables
     from flossing_lab.runs.store import Store
 
     console = Console()
     runs, refused = Store(options.folder).runs()
     for error in refused:
-        console.print(f"not counted: {error}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"left out: {error}", soft_wrap=True, highlight=False, markup=False)
     if not runs:
         raise UnreadableFileError(
             f"there is no run that can be trusted in {str(options.folder)!r}: pass the folder "
@@ -78,5 +74,5 @@ def _report(options: argparse.Namespace) -> int:
         make_folders(options.output)
         text = markdown(report) if options.output.suffix.lower() == ".md" else render(report)
         options.output.write_text(text, encoding="utf-8")
-        console.print(f"Report: {options.output}", soft_wrap=True, highlight=False, markup=False)
+        print_path(console, "Report", options.output)
     return 0

@@ -4,23 +4,24 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flossing.support.arguments import add_place, folder_path
+from flossing.support.arguments import folder_path
+from flossing_lab.cli.options import add_worker_options
 
 if TYPE_CHECKING:
     from flossing.support.arguments import Commands
 
 SWEEP = """\
-Run every combination of the values in a TOML file, several networks side by
-side, and show a table: success rate, epochs and seconds to 95 %, accuracy, and
-the seconds of flossing and of training.
+Run every combination of the values in a TOML file, many networks in parallel.
+Prints a table: success rate, epochs and seconds to an accuracy of 95 %, final
+accuracy, and seconds of flossing and of training.
 
-Every run is kept in a file of the folder. What is there already is not run
-again; after an interruption, by Ctrl-C or a killed process, the same command
-goes on from the last checkpoints.
+Each run is kept in a file in the output folder, and is not repeated if it is
+there already. After an interruption, such as Ctrl-C or a killed process, the
+same command resumes from the last checkpoints.
 """
 
 EXAMPLES = """\
-a file, whose lists are crossed:
+example of a file; every combination of the listed values is run:
   task = ["temporal-xor:delay=20", "temporal-xor:delay=40"]
   seeds = 5                      # or a list: [3, 7]
   floss = ["none", "published"]
@@ -30,16 +31,19 @@ a file, whose lists are crossed:
   size = 80
   [training]
   epochs = 3000
-  [flossing]                     # replaces values of the schedule
+  [flossing]                     # overrides values of the schedule
   k = [16, 75]
 
-keys of [architecture]: cell, size, initialisation, gain, input_gain, bias_scale,
-form, orthogonal, leak, longest_memory; of [training]: epochs, batch_size,
-learning_rate, cooldown, max_gradient_norm, norm_penalty, patience; of
-[flossing]: k, time_steps, sequences, state_transient, frame_transient,
-anywhere, before, every, steps, times, lr, training_lr, tolerance, drift,
-max_gradient_norm; at the top also evaluation_batch_size, final_batch_size,
-measured_exponents, gradients.
+further keys:
+  top level       evaluation_batch_size, final_batch_size, measured_exponents,
+                  gradients
+  [architecture]  initialisation, gain, input_gain, bias_scale, form,
+                  orthogonal, leak, longest_memory
+  [training]      batch_size, learning_rate, cooldown, max_gradient_norm,
+                  norm_penalty, patience
+  [flossing]      time_steps, sequences, state_transient, frame_transient,
+                  anywhere, before, every, steps, times, lr, training_lr,
+                  tolerance, drift, max_gradient_norm
 
 examples:
   flossing sweep grid.toml --output runs
@@ -48,11 +52,7 @@ examples:
 
 
 def add_command(commands: "Commands") -> None:
-    """Add the command to the parser.
-
-    Args:
-        commands: What the parser keeps its commands in.
-    """
+    """Add the command to the parser."""
     sweep = commands.add_parser(
         "sweep",
         help="run every combination of the values in a file; resumable",
@@ -60,23 +60,25 @@ def add_command(commands: "Commands") -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sweep.add_argument("file", type=Path, metavar="FILE", help="a TOML file of values to combine")
+    sweep.add_argument(
+        "file", type=Path, metavar="FILE", help="TOML file with the values to combine"
+    )
     sweep.add_argument(
         "--output",
         type=folder_path,
         required=True,
         metavar="FOLDER",
-        help="where the runs are kept",
+        help="folder in which the runs are kept",
     )
-    add_place(sweep)
+    add_worker_options(sweep)
     sweep.set_defaults(run=_sweep)
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    # Imported here, for it needs the extra `cli`, and --help does not.
+    # Imported here, because --help works without the extra `cli`.
     from rich.console import Console
 
-    from flossing_lab.cli.progress import rich_table, run_with_progress
+    from flossing_lab.cli.progress import print_path, rich_table, run_with_progress
     from flossing_lab.runs.comparison import tables
     from flossing_lab.runs.grid import read_grid
 
@@ -87,5 +89,5 @@ def _sweep(options: argparse.Namespace) -> int:
     )
     for table in tables(runs):
         console.print(rich_table(table))
-    console.print(f"Runs: {options.output}", soft_wrap=True, highlight=False, markup=False)
+    print_path(console, "Runs", options.output)
     return 0

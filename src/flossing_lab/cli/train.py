@@ -16,170 +16,148 @@ if TYPE_CHECKING:
     from flossing_lab.runs.records import Run
 
 TRAIN = """\
-Train a network on a task, flossed or not, and show what came of it: accuracy,
-the largest Lyapunov exponents, and the seconds of flossing and of training.
+Train a network on a task, with or without flossing. Prints the accuracy, the
+largest Lyapunov exponents, and the seconds of flossing and of training.
 
 TASK is delayed-copy, temporal-xor, spatial-xor, adding-problem, copy-memory or
-digits, with settings: temporal-xor:delay=40,steps=300. Several seeds are
-trained side by side. With --output every run is kept in a file; what is there
-already is not run again, and what was interrupted goes on.
+digits, with options as in temporal-xor:delay=40,steps=300. Several seeds are
+trained in parallel. With --output each run is kept in a file and not repeated;
+an interrupted run resumes from its last checkpoint.
 """
 
 EXAMPLES = """\
 examples:
-  flossing train temporal-xor:delay=40 --form rate --floss published --output runs
-  flossing train delayed-copy:delay=20 --cell gru --size 64 --epochs 1000 --seeds 3
+  flossing train temporal-xor:delay=40 --floss published --output runs
+  flossing train delayed-copy:delay=20 --cell gru --size 64 --seeds 3
   flossing train adding-problem:steps=100 --cell lstm --initialisation chrono
 """
 
+# The fields of the configuration that are options: name, type and help.
+ARCHITECTURE = (
+    ("cell", str, "tanh, relu, leaky, modrelu, gru, lstm or lem"),
+    ("size", whole_number(1), "number N of hidden units"),
+    (
+        "initialisation",
+        str,
+        "of the recurrent weights: gaussian, orthogonal, identity, stock or chrono",
+    ),
+    ("gain", positive_number, "scale of the recurrent weights"),
+    ("input_gain", positive_number, "scale of the input weights"),
+    (
+        "bias_scale",
+        positive_number,
+        "standard deviation of the biases of tanh, relu and leaky networks",
+    ),
+    ("form", str, "what is read out: state, or rate as published"),
+    ("orthogonal", str, "keep the recurrent weights orthogonal"),
+    ("leak", positive_number, "leak of the leaky cell, at most 1"),
+    ("longest_memory", whole_number(2), "longest memory of chrono, in steps"),
+)
+TRAINING = (
+    ("epochs", whole_number(0), "gradient steps, each on a fresh batch"),
+    ("batch_size", whole_number(1), "sequences per batch"),
+    ("learning_rate", positive_number, "step size of Adam"),
+    ("cooldown", positive_number, "final share of the epochs in which the step size falls to 0"),
+    ("max_gradient_norm", positive_number, "norm that gradients are clipped to"),
+    (
+        "norm_penalty",
+        positive_number,
+        "weight of the penalty on gradient growth and decay of Pascanu et al. (2013)",
+    ),
+    (
+        "patience",
+        whole_number(0),
+        "stop after this many evaluations in a row at 99.5 %%; 0: never",
+    ),
+)
+
 
 def add_command(commands: "Commands") -> None:
-    """Add the command to the parser.
-
-    Args:
-        commands: What the parser keeps its commands in.
-    """
+    """Add the command to the parser."""
     train = commands.add_parser(
         "train",
-        help="train a network on a task, flossed or not; keep the run",
+        help="train a network on a task, with or without flossing",
         description=TRAIN,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument("task", metavar="TASK", help="what is learned")
-    _add_architecture_options(train.add_argument_group("architecture"))
-    _add_training_options(train.add_argument_group("training"))
-    _add_flossing_options(train.add_argument_group("flossing"))
-    _add_measuring_options(train.add_argument_group("measuring"))
-    _add_running_options(train.add_argument_group("running"))
-    train.set_defaults(run=_train)
-
-
-def _add_architecture_options(group: "Group") -> None:
-    number = whole_number(1)
-    _setting(group, Architecture, "cell", "tanh, relu, leaky, modrelu, gru, lstm or lem")
-    _setting(group, Architecture, "size", "number N of hidden units", number)
-    _setting(
-        group,
-        Architecture,
-        "initialisation",
-        "of the recurrent weights: gaussian, orthogonal, identity, stock or chrono",
-    )
-    _setting(group, Architecture, "gain", "scale of the recurrent weights", positive_number)
-    _setting(group, Architecture, "input_gain", "scale of the input weights", positive_number)
-    _setting(
-        group,
-        Architecture,
-        "bias_scale",
-        "standard deviation of the biases of tanh, relu and leaky networks",
-        positive_number,
-    )
-    _setting(group, Architecture, "form", "what is read out: state, or rate as published")
-    _setting(group, Architecture, "orthogonal", "keep the recurrent weights orthogonal")
-    _setting(group, Architecture, "leak", "of the leaky cell, up to 1", positive_number)
-    _setting(group, Architecture, "longest_memory", "in steps, for chrono", whole_number(2))
-
-
-def _add_training_options(group: "Group") -> None:
-    _setting(group, Training, "epochs", "gradient steps, each on a fresh batch", whole_number(0))
-    _setting(group, Training, "batch_size", "sequences in a batch", whole_number(1))
-    _setting(group, Training, "learning_rate", "step size of Adam", positive_number)
-    _setting(
-        group, Training, "cooldown", "share of the epochs in which it falls to 0", positive_number
-    )
-    _setting(group, Training, "max_gradient_norm", "gradients are clipped to it", positive_number)
-    _setting(
-        group,
-        Training,
-        "norm_penalty",
-        "weight of the penalty on growth and decay of gradients of Pascanu et al. (2013)",
-        positive_number,
-    )
-    _setting(
-        group,
-        Training,
-        "patience",
-        "end after so many evaluations in a row at 99.5 %%; 0 for never",
-        whole_number(0),
-    )
-
-
-def _add_flossing_options(group: "Group") -> None:
-    group.add_argument(
+    train.add_argument("task", metavar="TASK", help="task to learn, with options")
+    for kind, options in ((Architecture, ARCHITECTURE), (Training, TRAINING)):
+        group = train.add_argument_group(kind.__name__.lower())
+        for name, read, text in options:
+            _add_field(group, kind, name, read, text)
+    flossing = train.add_argument_group("flossing")
+    flossing.add_argument(
         "--floss",
         choices=("none", *SCHEDULES),
         default="none",
-        help="by which schedule (default: %(default)s)",
+        help="schedule of flossing (default: %(default)s)",
     )
-    group.add_argument(
-        "--k",
-        type=whole_number(1),
-        metavar="NUMBER",
-        help="how many exponents, from the largest, are pushed to zero (default: the schedule's)",
+    for option, text in (
+        ("--k", "number of flossed exponents, from the largest (default: the schedule's)"),
+        ("--time-steps", "length of the flossing sequences (default: the schedule's)"),
+    ):
+        flossing.add_argument(option, type=whole_number(1), metavar="NUMBER", help=text)
+    measuring = train.add_argument_group("measuring")
+    _add_field(
+        measuring, Configuration, "evaluate_every", whole_number(1), "epochs between evaluations"
     )
-    group.add_argument(
-        "--time-steps",
-        type=whole_number(1),
-        metavar="NUMBER",
-        help="length of the sequences it is flossed with (default: the schedule's)",
-    )
-
-
-def _add_measuring_options(group: "Group") -> None:
-    _setting(group, Configuration, "evaluate_every", "epochs between evaluations", whole_number(1))
-    group.add_argument(
+    _add_number(
+        measuring,
         "--exponents",
-        type=whole_number(0),
-        default=1,
-        metavar="NUMBER",
+        0,
+        1,
+        "number of exponents measured at each evaluation",
         dest="measured_exponents",
-        help="how many are measured at each evaluation (default: %(default)s)",
     )
-    _setting(group, Configuration, "gradients", "measure gradients with respect to states too")
-
-
-def _add_running_options(group: "Group") -> None:
-    group.add_argument(
-        "--seed",
-        type=whole_number(0),
-        default=0,
-        metavar="NUMBER",
-        help="what all randomness follows from (default: %(default)s)",
+    _add_field(
+        measuring, Configuration, "gradients", str, "also measure gradients with respect to states"
     )
-    group.add_argument(
-        "--seeds",
-        type=whole_number(1),
-        default=1,
-        metavar="NUMBER",
-        help="how many, from that of --seed on (default: %(default)s)",
-    )
-    group.add_argument(
+    running = train.add_argument_group("running")
+    _add_number(running, "--seed", 0, 0, "first random seed")
+    _add_number(running, "--seeds", 1, 1, "number of seeds")
+    running.add_argument(
         "--workers",
         type=whole_number(1),
         metavar="NUMBER",
-        help="processes, of one thread each (default: one a processor)",
+        help="processes, of one thread each (default: one per processor)",
     )
+    running.add_argument(
+        "--output", type=folder_path, metavar="FOLDER", help="folder in which the runs are kept"
+    )
+    train.set_defaults(run=_train)
+
+
+def _add_number(
+    group: "Group", option: str, at_least: int, default: int, text: str, **more: Any
+) -> None:
     group.add_argument(
-        "--output", type=folder_path, metavar="FOLDER", help="keep every run in a file there"
+        option,
+        type=whole_number(at_least),
+        default=default,
+        metavar="NUMBER",
+        help=f"{text} (default: %(default)s)",
+        **more,
     )
 
 
-def _setting(group: "Group", kind: Any, name: str, text: str, read: Any = str) -> None:
-    """An option for a field; left out, the field's own default holds."""
+def _add_field(group: "Group", kind: Any, name: str, read: Any, text: str) -> None:
+    """Add an option for a field, absent from the namespace's values unless given."""
     default = next(each.default for each in fields(kind) if each.name == name)
     option = f"--{name.replace('_', '-')}"
     if isinstance(default, bool):
         group.add_argument(option, action="store_true", default=None, help=text)
         return
+    shown = "that of the initialisation" if default is None else default
     metavar = "NAME" if read is str else "NUMBER"
-    group.add_argument(option, type=read, metavar=metavar, help=f"{text} (default: {default})")
+    group.add_argument(option, type=read, metavar=metavar, help=f"{text} (default: {shown})")
 
 
 def _train(options: argparse.Namespace) -> int:
-    # Imported here, for it needs the extra `cli`, and --help does not.
+    # Imported here, because --help works without the extra `cli`.
     from rich.console import Console
 
-    from flossing_lab.cli.progress import rich_table, run_with_progress
+    from flossing_lab.cli.progress import print_path, rich_table, run_with_progress
     from flossing_lab.runs.grid import grid
     from flossing_lab.runs.store import Store
 
@@ -189,13 +167,12 @@ def _train(options: argparse.Namespace) -> int:
     console.print(rich_table(_table(runs), title=options.task))
     if options.output is not None:
         for run in runs:
-            path = Store(options.output).path(run.configuration)
-            console.print(f"Run: {path}", soft_wrap=True, highlight=False, markup=False)
+            print_path(console, "Run", Store(options.output).path(run.configuration))
     return 0
 
 
 def _document(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as a sweep's file would tell them."""
+    """Return the options as the document of a sweep; see `flossing_lab.runs.grid`."""
 
     def given(*names: str) -> dict[str, Any]:
         values = {name: getattr(options, name, None) for name in names}
@@ -205,8 +182,8 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
         "task": options.task,
         "seeds": list(range(options.seed, options.seed + options.seeds)),
         "floss": options.floss,
-        "architecture": given(*(each.name for each in fields(Architecture))),
-        "training": given(*(each.name for each in fields(Training))),
+        "architecture": given(*(name for name, _, _ in ARCHITECTURE)),
+        "training": given(*(name for name, _, _ in TRAINING)),
         "flossing": given("k", "time_steps"),
         **given("evaluate_every", "measured_exponents", "gradients"),
     }
@@ -215,7 +192,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
 def _table(runs: "Sequence[Run]") -> "Table":
     from flossing.report.model import Table
     from flossing.support.formatting import number_in_words, share_in_words
-    from flossing_lab.runs.comparison import or_never
+    from flossing_lab.runs.comparison import NEVER, or_never
     from flossing_lab.runs.outcomes import SUCCESS, epochs_to_success
 
     regression = runs[0].configuration.task.kind == "regression"
@@ -224,25 +201,25 @@ def _table(runs: "Sequence[Run]") -> "Table":
     exponents = ("λ₁",) if measured == 1 else ("λ₁", f"λ_{measured}") if measured else ()
 
     def row(run: "Run") -> tuple[str | int, ...]:
-        came = (
+        outcome = (
             (number_in_words(run.final.loss),)
             if run.final.accuracy is None
             else (f"{100 * run.final.accuracy:.1f} %", or_never(epochs_to_success(run), "{:.0f}"))
         )
         before, after = run.evaluations[0].exponents, run.final.exponents
-        ends = [(before[i], after[i]) for i in ({0, measured - 1} if measured else ())]
+        shown = sorted({0, measured - 1}) if measured else ()
         flossed = run.configuration.flossing is not None
         return (
             run.configuration.seed,
-            *came,
-            *(f"{start:.3f} → {end:.3f}" for start, end in ends),
-            or_never(run.flossing_seconds, "{:.1f} s") if flossed else or_never(float("inf"), ""),
+            *outcome,
+            *(f"{before[index]:.3f} → {after[index]:.3f}" for index in shown),
+            f"{run.flossing_seconds:.1f} s" if flossed else NEVER,
             f"{run.training_seconds:.1f} s",
         )
 
     return Table(
-        ("Mean squared error" if regression else "Accuracy") + " after training, on data that is "
-        "not trained on. Exponents right before and after training, in nats per step.",
+        f"{'Mean squared error' if regression else 'Accuracy'} on held-out data after training. "
+        "Exponents before → after training, in nats per step.",
         ("seed", *result, *exponents, "flossing", "training"),
         tuple(row(run) for run in runs),
     )

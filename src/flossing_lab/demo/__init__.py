@@ -1,1 +1,1 @@
-"""The demo: two tasks, with and without flossing."""
+"""The demo: two tasks, learned with and without flossing."""

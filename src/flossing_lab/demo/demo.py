@@ -1,8 +1,7 @@
 """The demo: two tasks, each learned without flossing and with flossing before training."""
 
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,7 +12,6 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
-    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -26,7 +24,7 @@ from flossing.plots import new_figure
 from flossing.support.environment import available_processors, environment
 from flossing.support.strict_json import json_text, storable
 from flossing.tasks import Digits, TemporalXor
-from flossing_lab.demo.figure import DemoRun, demo_figure, label
+from flossing_lab.demo.figure import DemoRun, arm, demo_figure, short_name
 from flossing_lab.runs.configuration import Architecture, Configuration, Flossing, Training
 from flossing_lab.runs.schedules import PUBLISHED
 from flossing_lab.sweeps.sweep import Progress as GroupProgress
@@ -38,14 +36,12 @@ TASK_NAMES: tuple[TaskName, ...] = ("digits", "xor")
 DOTS_PER_INCH = 150
 
 CAPTION = (
-    "s: blank steps before the answer. d: largest lag of the XOR. Accuracy after training, on "
-    "held-out data. λ₁, λₖ: the first Lyapunov exponent and the last of those that are flossed, "
-    "in nats per step; they and the gradient of the loss at the first step are taken right "
-    "before training."
+    "s: blank steps before the answer. d: largest lag of the XOR. Accuracy after training on "
+    "held-out data. λ₁, λₖ: the first and the last of the flossed Lyapunov exponents, in nats per "
+    "step; like the gradient of the loss at the first step, measured right before training."
 )
 
-
-# The XOR as in the released code of Engelken (NeurIPS 2023); digits with the same procedure.
+# XOR as in the released code of Engelken (NeurIPS 2023); digits with the same procedure.
 FLOSSED = {
     "digits": Configuration(
         task=Digits(hold=60),
@@ -87,14 +83,14 @@ QUICK = {
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """What the demo is asked for.
+    """Options of the demo.
 
     Attributes:
-        tasks: Which tasks.
-        seed: What all randomness follows from; at least 0.
-        quick: Whether to run a tiny size, which shows that all works but no effect.
-        output: Where the figure goes.
-        records: Where all numbers go, as JSON; `None` for nowhere.
+        tasks: tasks to run.
+        seed: random seed, at least 0.
+        quick: whether to use tiny networks, which show no effect.
+        output: file of the figure.
+        records: JSON file of all results; `None` for none.
     """
 
     tasks: tuple[TaskName, ...] = TASK_NAMES
@@ -107,7 +103,7 @@ class Demo:
 def demo_configurations(
     tasks: Sequence[TaskName], *, quick: bool, seed: int = 0
 ) -> list[Configuration]:
-    """Both arms of each task, the one without flossing first.
+    """Return both arms of each task, the one without flossing first.
 
     Example:
         >>> arms = demo_configurations(["xor"], quick=True)
@@ -116,12 +112,12 @@ def demo_configurations(
     """
     sizes = QUICK if quick else FLOSSED
     flossed = [replace(sizes[name], seed=seed) for name in tasks]
-    return [arm for each in flossed for arm in (replace(each, flossing=None), each)]
+    return [own for each in flossed for own in (replace(each, flossing=None), each)]
 
 
 def run_demo(demo: Demo, console: Console) -> list[DemoRun]:
-    """Run the demo, show its progress and table, and write its files."""
-    # Found missing now rather than after minutes of training.
+    """Run the demo with progress bars, print its table and write its files."""
+    # Raises now, rather than after minutes of training, if Matplotlib is missing.
     new_figure()
     configurations = demo_configurations(demo.tasks, quick=demo.quick, seed=demo.seed)
     processors = available_processors()
@@ -130,29 +126,67 @@ def run_demo(demo: Demo, console: Console) -> list[DemoRun]:
         f"on {processors} processor{'s' if processors > 1 else ''}"
     )
     with console.status("compiling, once on this machine: half a minute"):
-        # Each worker would wait for the first of them to be done.
+        # Once for all: otherwise every worker waits for the first one to compile.
         compile_ahead(nn.RNN(1, 1, device="meta"), dtype=torch.float32, threads=1)
     start = time.perf_counter()
-    records = _run(configurations, console)
+    runs = _run(configurations, console)
     seconds = time.perf_counter() - start
 
-    console.print(results_table(records, quick=demo.quick))
-    figure = demo_figure(records)
+    console.print(results_table(runs, quick=demo.quick))
+    figure = demo_figure(runs)
     figure.savefig(demo.output, dpi=DOTS_PER_INCH)  # pyright: ignore[reportUnknownMemberType]
     console.print(f"Figure:  {demo.output}", soft_wrap=True, highlight=False)
     if demo.records is not None:
-        document = records_document(records, demo, seconds)
+        document = records_document(runs, demo, seconds)
         demo.records.write_text(json_text(document), encoding="utf-8")
         console.print(f"Records: {demo.records}", soft_wrap=True, highlight=False)
     console.print(f"{seconds:.0f} s in all")
-    return records
+    return runs
 
 
-def results_table(records: Sequence[DemoRun], *, quick: bool = False) -> Table:
-    """The results, one row a run."""
+def _run(configurations: list[Configuration], console: Console) -> list[DemoRun]:
+    # Both arms of a task have the same k, so that they report the same exponent.
+    k = [each.flossing.k or 1 for each in configurations if each.flossing is not None]
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[phase]}"),
+        console=console,
+    ) as bars:
+        identifiers = {
+            each.digest: bars.add_task(
+                f"{short_name(each)}, {arm(each)}", start=False, total=_steps(each), phase="waiting"
+            )
+            for each in configurations
+        }
+
+        def show(group: GroupProgress) -> None:
+            (configuration,) = group.configurations
+            bar, total = identifiers[configuration.digest], _steps(configuration)
+            if group.phase == "finished":
+                bars.update(bar, completed=total, phase="")
+            elif group.phase in ("flossing", "training"):
+                before = total - configuration.training.epochs if group.phase == "training" else 0
+                bars.start_task(bar)
+                bars.update(bar, completed=before + group.done, phase=group.phase)
+
+        runs = sweep(configurations, on_progress=show)
+    return [DemoRun(run=run, k=k[index // 2]) for index, run in enumerate(runs)]
+
+
+def _steps(configuration: Configuration) -> int:
+    flossing = configuration.flossing
+    before = 0 if flossing is None else int(flossing.schedule["before"])
+    return before + configuration.training.epochs
+
+
+def results_table(runs: Sequence[DemoRun], *, quick: bool = False) -> Table:
+    """Return the results, a row for each run."""
     title = "Flossing before training"
     if quick:
-        title += " (quick: a tiny size that shows no effect)"
+        title += " (quick: tiny networks that show no effect)"
     table = Table(
         title=title,
         caption=CAPTION,
@@ -165,13 +199,27 @@ def results_table(records: Sequence[DemoRun], *, quick: bool = False) -> Table:
         table.add_column(heading, no_wrap=True)
     for heading in ("accuracy", "λ₁", "λₖ", "‖∂L/∂h₀‖", "flossing", "training"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for record in records:
-        table.add_row(*_row(record), end_section=record.flossed)
+    for each in runs:
+        table.add_row(*_row(each), end_section=each.flossed)
     return table
 
 
-def records_document(records: Sequence[DemoRun], demo: Demo, seconds: float) -> dict[str, Any]:
-    """All numbers of a demo with what they depend on, ready for JSON.
+def _row(each: DemoRun) -> tuple[str, ...]:
+    run = each.run
+    return (
+        each.name,
+        "flossed" if each.flossed else "without",
+        f"{100 * each.accuracy:.1f} %",
+        f"{each.exponents[0]:.3f}",
+        f"{each.exponents[each.k - 1]:.3f}",
+        f"{each.gradient_norm:.1e}",
+        f"{run.flossing_seconds:.1f} s" if each.flossed else "–",
+        f"{run.training_seconds:.1f} s",
+    )
+
+
+def records_document(runs: Sequence[DemoRun], demo: Demo, seconds: float) -> dict[str, Any]:
+    """Return all results of a demo, with configurations and environment, for strict JSON.
 
     Numbers that are not finite, which JSON lacks, become strings such as "-inf".
     """
@@ -180,87 +228,22 @@ def records_document(records: Sequence[DemoRun], demo: Demo, seconds: float) -> 
         "quick": demo.quick,
         "wall_clock_seconds": seconds,
         "environment": environment(),
-        "runs": [storable(_record_document(record)) for record in records],
+        "runs": [storable(_run_document(each)) for each in runs],
     }
 
 
-def _run(configurations: list[Configuration], console: Console) -> list[DemoRun]:
-    # With flossing and without, k is that of the pair, so that both report the same exponent.
-    k = [each.flossing.k or 1 for each in configurations if each.flossing is not None]
-    with _progress_bars(configurations, console) as bars:
-        runs = sweep(configurations, on_progress=bars.show)
-    return [DemoRun(run=run, k=k[index // 2]) for index, run in enumerate(runs)]
-
-
-@dataclass(frozen=True)
-class _Bars:
-    progress: Progress
-    identifiers: dict[str, TaskID]
-
-    def show(self, group: GroupProgress) -> None:
-        (configuration,) = group.configurations
-        identifier = self.identifiers[configuration.digest]
-        total = _steps(configuration)
-        if group.phase == "finished":
-            self.progress.update(identifier, completed=total, phase="")
-        elif group.phase in ("flossing", "training"):
-            before = total - configuration.training.epochs if group.phase == "training" else 0
-            self.progress.start_task(identifier)
-            self.progress.update(identifier, completed=before + group.done, phase=group.phase)
-
-
-def _steps(configuration: Configuration) -> int:
-    flossing = configuration.flossing
-    before = 0 if flossing is None else int(flossing.schedule["before"])
-    return before + configuration.training.epochs
-
-
-@contextmanager
-def _progress_bars(configurations: list[Configuration], console: Console) -> Generator[_Bars]:
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[phase]}"),
-        console=console,
-    )
-    with progress:
-        identifiers = {
-            each.digest: progress.add_task(
-                label(each), start=False, total=_steps(each), phase="waiting"
-            )
-            for each in configurations
-        }
-        yield _Bars(progress, identifiers)
-
-
-def _row(record: DemoRun) -> tuple[str, ...]:
-    run = record.run
-    return (
-        record.name,
-        "flossed" if record.flossed else "without",
-        f"{100 * record.accuracy:.1f} %",
-        f"{record.exponents[0]:.3f}",
-        f"{record.exponents[record.k - 1]:.3f}",
-        f"{record.gradient_norm:.1e}",
-        f"{run.flossing_seconds:.1f} s" if record.flossed else "–",
-        f"{run.training_seconds:.1f} s",
-    )
-
-
-def _record_document(record: DemoRun) -> dict[str, Any]:
-    run = record.run
+def _run_document(each: DemoRun) -> dict[str, Any]:
+    run = each.run
     return {
-        "arm": record.arm,
+        "arm": each.arm,
         "configuration": run.configuration.document(),
         "seed": run.configuration.seed,
-        "final_accuracy": record.accuracy,
+        "final_accuracy": each.accuracy,
         "flossing_seconds": run.flossing_seconds,
         "training_seconds": run.training_seconds,
-        "gradient_norm": record.gradient_norm,
+        "gradient_norm": each.gradient_norm,
         "flossing_loss": [loss for episode in run.episodes for loss in episode.loss],
-        "exponents": record.exponents,
+        "exponents": each.exponents,
         "gradient_norm_by_lag": run.gradient_norm_by_lag,
         "learning_curve": [
             {

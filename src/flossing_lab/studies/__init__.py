@@ -1,1 +1,1 @@
-"""The figures of Engelken, "Gradient Flossing", NeurIPS 2023, rerun: one file a figure."""
+"""Studies: reproduction of the figures of Engelken (NeurIPS 2023), and further comparisons."""

@@ -1,9 +1,8 @@
-"""The page of what was rerun: what the paper states, what came out here, and whether both fit."""
+"""The page of the reproduction: figures, tables, and claims next to what was found."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from flossing.report.model import Table
 from flossing.report.rendering import markdown_table
@@ -15,81 +14,66 @@ PAGE = "reproduction.md"
 VERDICTS = {True: "agrees", False: "disagrees", None: "undecided"}
 
 INTRODUCTION = """\
-# The paper's figures, rerun
+# Reproduction of the paper's figures
 
 R. Engelken, *Gradient Flossing: Improving Gradient Descent through Dynamic Control of Jacobians*,
-NeurIPS 2023, [arXiv 2312.17306](https://arxiv.org/abs/2312.17306). What the paper states is given
-in our words: "confirmed" is what stands in the abstract or in the released code, "recalled" what
-was not checked against the text, numbering and parameters of the figures included. Every verdict
-is computed from the records in [records/](records/), which hold each run's configuration, learning
-curve and environment; so are the figures and this page.
+NeurIPS 2023, [arXiv 2312.17306](https://arxiv.org/abs/2312.17306). The paper's claims are given in
+our words: those marked "confirmed" are in the abstract or in the released code; those marked
+"recalled" were not checked against the text, nor were the numbering and the parameters of the
+figures. All verdicts, the figures and this page are computed from the records in
+[records/](records/), which hold the configuration, learning curve and environment of every run.
 
-Delays d are always the largest lag. A network has solved a task if its accuracy after training, on
-data that is not trained on, is at least 95 %."""
+The delay d of a task is its largest lag. A network has solved a task if its accuracy on held-out
+data after training is at least 95 %."""
 
 
 def picture(study: Study) -> str:
-    """Return the name of the file of a study's figure.
-
-    Args:
-        study: any.
-    """
+    """Return the file name of a study's figure."""
     return f"{study.name}.png"
 
 
 def page(records: Mapping[str, Record], studies: Mapping[str, Study]) -> str:
-    """Return the page as Markdown.
-
-    Args:
-        records: of the studies that were run, by name.
-        studies: all of them, in the order of the page.
-    """
-    there = [(study, records[name]) for name, study in studies.items() if name in records]
-    found = {study.name: study.findings(record.results) for study, record in there}
+    """Return the page of the recorded studies as Markdown, in the order of `studies`."""
+    recorded = [(study, records[name]) for name, study in studies.items() if name in records]
+    found = {study.name: study.findings(record.results) for study, record in recorded}
     blocks = [
         INTRODUCTION,
-        markdown_table(_overview(there, found)),
-        *(block for study, record in there for block in _blocks(study, record, found[study.name])),
-        "## Where this was run",
-        "\n".join(f"- {each}" for each in _environments([record for _, record in there])),
+        markdown_table(_overview(recorded, found)),
+        *(
+            block
+            for study, record in recorded
+            for block in _blocks(study, record, found[study.name])
+        ),
+        "## Environments",
+        "\n".join(f"- {each}" for each in _environments([record for _, record in recorded])),
     ]
     return "\n\n".join(blocks) + "\n"
 
 
-def write_page(folder: Path, records: Mapping[str, Record], studies: Mapping[str, Study]) -> Path:
-    """Write the page into a folder and return its file.
-
-    Args:
-        folder: where the figures are.
-        records: of the studies that were run, by name.
-        studies: all of them, in the order of the page.
-    """
-    path = folder / PAGE
-    path.write_text(page(records, studies), encoding="utf-8")
-    return path
+def write_page(folder: Path, records: Mapping[str, Record], studies: Mapping[str, Study]) -> None:
+    """Write the page into the folder of the figures."""
+    (folder / PAGE).write_text(page(records, studies), encoding="utf-8")
 
 
 def _overview(
-    there: Sequence[tuple[Study, Record]], found: Mapping[str, Sequence[Finding]]
+    recorded: Sequence[tuple[Study, Record]], found: Mapping[str, Sequence[Finding]]
 ) -> Table:
-    def verdicts(study: Study) -> tuple[int, ...]:
-        return tuple(
-            sum(each.agrees is verdict for each in found[study.name]) for verdict in VERDICTS
-        )
-
     return Table(
         "",
-        ("study", "size", *VERDICTS.values(), "runs", "measurements", "seconds of computing"),
+        ("study", "size", *VERDICTS.values(), "runs", "measurements", "computing time (s)"),
         tuple(
             (
                 study.title,
                 record.size,
-                *verdicts(study),
+                *(
+                    sum(each.agrees is verdict for each in found[study.name])
+                    for verdict in VERDICTS
+                ),
                 len(record.results.runs),
                 len(record.results.measurements),
                 f"{_seconds(record):.0f}",
             )
-            for study, record in there
+            for study, record in recorded
         ),
     )
 
@@ -101,40 +85,36 @@ def _blocks(study: Study, record: Record, found: Sequence[Finding]) -> Iterator[
     if study.caption:
         yield study.caption
     if study.statement:
-        yield f"**The paper.** {study.statement}"
+        yield f"**Paper.** {study.statement}"
     if found:
-        yield "**Here.**"
+        yield "**Findings.**"
         yield "\n".join(f"- *{VERDICTS[each.agrees]}*: {each.claim} {each.found}" for each in found)
-    yield f"**How.** {_how(study, record)}"
+    yield f"**Computation.** {_computation(study, record)}"
     for table in study.tables(record.results):
         yield table.caption
         yield markdown_table(table)
 
 
-def _how(study: Study, record: Record) -> str:
-    results = record.results
-    seeds = {run.configuration.seed for run in results.runs}
-    seeds |= {int(each.setting["seed"]) for each in results.measurements if "seed" in each.setting}
-    done = [
-        counted(count, noun)
-        for count, noun in (
-            (len(results.runs), "training run"),
-            (len(results.measurements), "measurement"),
-        )
-        if count
-    ]
-    epochs = {run.configuration.training.epochs for run in results.runs}
-    if epochs:
-        done[0] += f" of at most {', '.join(map(str, sorted(epochs)))} epochs"
-    count = len(results.runs) + len(results.measurements)
+def _computation(study: Study, record: Record) -> str:
+    runs, measurements = record.results.runs, record.results.measurements
+    done: list[str] = []
+    if runs:
+        epochs = sorted({run.configuration.training.epochs for run in runs})
+        at_most = f"at most {', '.join(map(str, epochs))} epochs"
+        done.append(f"{counted(len(runs), 'training run')} ({at_most})")
+    if measurements:
+        done.append(counted(len(measurements), "measurement"))
+    seeds = {run.configuration.seed for run in runs}
+    seeds |= {int(each.setting["seed"]) for each in measurements if "seed" in each.setting}
+    count = len(runs) + len(measurements)
+    reused = f" and did {record.done} of these; the others existed already"
     missing = record.planned - count
-    left = f" Of this size {missing} of {record.planned} are not finished." if missing else ""
-    there = f", in which it did {record.done} of these; the others were there already"
+    unfinished = f" {missing} of the {record.planned} planned are not finished." if missing else ""
     return (
         f"Size: {record.size} ({study.extents[record.size]}). {' and '.join(done)}, seeds "
         f"{', '.join(map(str, sorted(seeds)))}; {_seconds(record):.0f} s of flossing, training and "
-        f"measuring, summed over all. The last command took {record.wall_clock_seconds:.0f} s"
-        f"{there if record.done < count else ''}.{left}"
+        f"measuring in total. The last command took {record.wall_clock_seconds:.0f} s"
+        f"{reused if record.done < count else ''}.{unfinished}"
     )
 
 
@@ -145,10 +125,11 @@ def _seconds(record: Record) -> float:
 
 
 def _environments(records: Sequence[Record]) -> list[str]:
-    found: dict[str, dict[str, Any]] = {}
-    for record in records:
-        for each in (*record.results.runs, *record.results.measurements):
-            found.setdefault(json.dumps(each.environment, sort_keys=True), each.environment)
+    found = {
+        json.dumps(each.environment, sort_keys=True): each.environment
+        for record in records
+        for each in (*record.results.runs, *record.results.measurements)
+    }
     return [
         ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in each.items())
         for each in found.values()

@@ -1,6 +1,4 @@
-"""Networks that are flossed and measured but not trained, as the released code has them."""
-
-from collections.abc import Callable, Iterator
+"""Untrained networks driven and flossed with random bits, in the set-up of the released code."""
 
 import torch
 from jaxtyping import Float
@@ -15,23 +13,19 @@ from flossing_lab.runs.schedules import PUBLISHED, TIME_STEPS
 from flossing_lab.training.member import stream_seed
 
 STATE_TRANSIENT, FRAME_TRANSIENT = 10, 6
-"""Of every sequence of flossing: steps that move the state only, and that align the frame."""
+"""Steps of each flossing sequence that advance only the state, and that also align the frame."""
 
-DIGITS = 6
-"""Significant ones of the numbers that are kept."""
+SIGNIFICANT_DIGITS = 6
+"""Digits of the recorded numbers."""
 
 
 def fresh_network(architecture: Architecture, seed: int) -> SequenceNetwork:
-    """Return a network of one input channel, with the weights that a run of this seed starts from.
-
-    Args:
-        architecture: what network.
-        seed: what all randomness follows from; at least 0.
-    """
+    """Return a network of one input channel with the initial weights of a run of this seed."""
     network = make_network(
         architecture, input_size=1, output_size=1, generator=generator(seed, "weights")
     )
-    # That no result depends on when this is done in the background.
+    # Compiled now rather than in the background: otherwise the backend, and with it the rounding,
+    # would depend on when compilation ends.
     compile_ahead(network.system)
     return network
 
@@ -39,16 +33,13 @@ def fresh_network(architecture: Architecture, seed: int) -> SequenceNetwork:
 def floss_on_bits(
     network: SequenceNetwork, seed: int, *, k: int, steps: int, target: float = 0.0
 ) -> FlossHistory:
-    """Floss as before the published training: Adam, one fresh sequence of random bits a step.
-
-    Args:
-        network: what is flossed.
-        seed: what all randomness follows from.
-        k: how many exponents, from the largest.
-        steps: of gradient descent.
-        target: where the exponents should be.
-    """
+    """Floss `steps` steps of Adam, each on a fresh sequence of random bits, as published."""
     task = DelayedCopy(delay=1, steps=TIME_STEPS)
+
+    def state(inputs: Tensor) -> object:
+        with torch.no_grad():
+            return network.initial_state(inputs.shape[1])
+
     return floss(
         network.system,
         task.batches(1, seed=stream_seed(seed, "flossing inputs")),
@@ -56,7 +47,7 @@ def floss_on_bits(
         steps=steps,
         target=target,
         lr=float(PUBLISHED["lr"] or 0),
-        state=_first_state(network),
+        state=state,
         state_transient=STATE_TRANSIENT,
         frame_transient=FRAME_TRANSIENT,
         generator=generator(seed, "flossing frames"),
@@ -64,55 +55,20 @@ def floss_on_bits(
 
 
 def random_bits(steps: int, source: torch.Generator) -> Float[Tensor, "T 1 1"]:
-    """Return one sequence of random bits.
-
-    Args:
-        steps: its length T.
-        source: of the randomness.
-    """
+    """Return one sequence of random bits."""
     return DelayedCopy(delay=1, steps=steps).sample(1, generator=source).inputs
 
 
 def generator(seed: int, stream: str) -> torch.Generator:
-    """Return the source of randomness of one purpose.
-
-    Args:
-        seed: what all randomness follows from.
-        stream: the purpose; see `stream_seed`.
-    """
+    """Return the random generator of one purpose; see `stream_seed`."""
     return torch.Generator().manual_seed(stream_seed(seed, stream))
 
 
 def rounded(values: Float[Tensor, "*shape"]) -> list[float]:
-    """Return the numbers of a vector to six digits.
-
-    Args:
-        values: in any precision.
+    """Return a vector rounded to `SIGNIFICANT_DIGITS`.
 
     Example:
         >>> rounded(torch.tensor([1 / 3]))
         [0.333333]
     """
-    return [float(f"{float(value):.{DIGITS}g}") for value in values.detach().double()]
-
-
-def _first_state(network: SequenceNetwork) -> Callable[[Tensor], object]:
-    def state(inputs: Tensor) -> object:
-        with torch.no_grad():
-            return network.initial_state(inputs.shape[1])
-
-    return state
-
-
-def numbers(value: object) -> Iterator[float]:
-    """Yield numbers that JSON may hold as text where they are not finite.
-
-    Args:
-        value: a list of a measurement.
-
-    Example:
-        >>> list(numbers([0.5, "-inf"]))
-        [0.5, -inf]
-    """
-    assert isinstance(value, list | tuple)
-    yield from map(float, value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return [float(f"{float(value):.{SIGNIFICANT_DIGITS}g}") for value in values.detach().double()]

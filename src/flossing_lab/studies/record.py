@@ -1,4 +1,4 @@
-"""What is kept of a study: a file with a line for each run and each measurement."""
+"""The record of a study: a file of JSON lines, one for each run and each measurement."""
 
 import json
 from collections.abc import Iterator
@@ -15,18 +15,22 @@ from flossing_lab.studies.study import Results, SizeName
 
 SUFFIX = ".jsonl"
 
+FORMER_NAMES = {"rivals": "baselines"}
+"""Studies that were renamed; records and the command line may still use the former name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The results of a study.
+    """The results of a study, and how they were obtained.
 
     Attributes:
-        study: its name.
-        size: of what was run.
-        results: what came of it.
-        planned: how many runs and measurements the size has; some may not be finished.
-        done: how many runs and measurements the command did that wrote this; the others were there.
-        wall_clock_seconds: of that command, for this study.
+        study: name of the study.
+        size: size of the study.
+        results: its runs and measurements.
+        planned: number of runs and measurements of that size; some may be unfinished.
+        done: number of runs and measurements done by the command that wrote the record; the
+            others existed before.
+        wall_clock_seconds: duration of that command.
     """
 
     study: str
@@ -38,34 +42,26 @@ class Record:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write a record to a file, which appears whole or not at all.
-
-    Args:
-        path: of the file; one that is there already is replaced.
-        record: what is written.
-    """
+    """Write a record atomically, in place of any earlier file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(line, allow_nan=False, ensure_ascii=False) for line in _lines(record))
     write_whole(path, sealed(lines))
 
 
 def read_record(path: Path) -> Record:
-    """Read what `write_record` wrote.
-
-    Args:
-        path: of the file.
+    """Read a record.
 
     Raises:
-        UnreadableFileError: there is no such file, it is none, it is cut off, or a byte of it was
-            changed.
+        UnreadableFileError: the file does not exist, is not a record, or is damaged.
     """
     require_file(path)
     try:
         first, *others = map(json.loads, unsealed(path, path.read_bytes()))
+        name = str(first["study"])
         runs = [condensed_from(each["run"]) for each in others if "run" in each]
         measured = [measurement_from(each["measurement"]) for each in others if "run" not in each]
         return Record(
-            study=first["study"],
+            study=FORMER_NAMES.get(name, name),
             size=first["size"],
             results=Results(runs=tuple(runs), measurements=tuple(measured)),
             planned=first["planned"],
@@ -74,44 +70,38 @@ def read_record(path: Path) -> Record:
         )
     except (FlossingError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnreadableFileError(
-            f"{str(path)!r} is not a whole record of a study ({error}): expected a file that "
-            "`flossing reproduce` wrote; write it again"
+            f"{str(path)!r} is not a whole record of a study ({error}): expected a file written by "
+            "`flossing reproduce`; write it again"
         ) from error
 
 
 def read_records(folder: Path) -> dict[str, Record]:
-    """Return the records of a folder by the names of their studies.
-
-    Args:
-        folder: where they are; need not exist.
+    """Return the records of a folder, if there is one, by study.
 
     Raises:
-        UnreadableFileError: a file is no record.
+        UnreadableFileError: a file is not a record, or is damaged.
     """
-    found = [read_record(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    # A record under a former name comes first, so that a newer one replaces it.
+    paths = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stem not in FORMER_NAMES)
+    found = [read_record(path) for path in paths]
     return {each.study: each for each in found}
 
 
 def recorded_runs(folder: Path) -> dict[str, CondensedRun]:
-    """Return all runs of the records of a folder, by the digest of their configuration.
+    """Return all runs in the records of a folder, if there is one, by digest of the configuration.
 
-    A record that cannot be trusted is set aside under a name that ends in ".damaged", with a
-    `DamagedRunWarning`.
-
-    Args:
-        folder: where they are; need not exist.
+    A damaged record is renamed to end in ".damaged", with a `DamagedRunWarning`.
     """
     runs: dict[str, CondensedRun] = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
-            runs |= {each.configuration.digest: each for each in read_record(path).results.runs}
+            runs |= read_record(path).results.by_digest
         except UnreadableFileError as error:
             set_aside(path, error)
     return runs
 
 
 def _lines(record: Record) -> Iterator[dict[str, Any]]:
-    results = record.results
     yield {
         "study": record.study,
         "size": record.size,
@@ -119,7 +109,7 @@ def _lines(record: Record) -> Iterator[dict[str, Any]]:
         "done": record.done,
         "wall_clock_seconds": float(f"{record.wall_clock_seconds:.4g}"),
     }
-    for run in results.runs:
+    for run in record.results.runs:
         yield {"run": run.document()}
-    for each in results.measurements:
+    for each in record.results.measurements:
         yield {"measurement": measurement_document(each)}

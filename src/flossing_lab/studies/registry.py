@@ -1,4 +1,4 @@
-"""The studies that can be run by name: the paper's figures, and further ones."""
+"""All studies by name: the paper's figures, and further comparisons."""
 
 from collections.abc import Mapping
 
@@ -16,20 +16,18 @@ from flossing_lab.studies.schedule import study as schedule
 from flossing_lab.studies.study import Study
 
 FIGURES: Mapping[str, Study] = {
-    each.name: each
+    each.STUDY.name: each.STUDY
     for each in (
-        fig1_controlled_exponents.STUDY,
-        fig2_condition_number.STUDY,
-        fig3_before_training.STUDY,
-        fig4_during_training.STUDY,
-        fig5_number_of_exponents.STUDY,
-        fig6_architectures.STUDY,
+        fig1_controlled_exponents,
+        fig2_condition_number,
+        fig3_before_training,
+        fig4_during_training,
+        fig5_number_of_exponents,
+        fig6_architectures,
     )
 }
 
-FURTHER: Mapping[str, Study] = {
-    each.name: each for each in (horizon.STUDY, schedule.STUDY, baselines.STUDY)
+STUDIES: Mapping[str, Study] = {
+    **FIGURES,
+    **{each.name: each for each in (horizon.STUDY, schedule.STUDY, baselines.STUDY)},
 }
-"""Studies that the paper does not have."""
-
-STUDIES: Mapping[str, Study] = {**FIGURES, **FURTHER}

@@ -1,7 +1,7 @@
-"""Studies run, drawn and written down."""
+"""Running studies into a folder, and presenting their records as figures and a page."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,7 @@ from flossing_lab.runs.configuration import Configuration
 from flossing_lab.runs.records import Run, condensed
 from flossing_lab.runs.store import Store
 from flossing_lab.studies.page import picture, write_page
-from flossing_lab.studies.record import (
-    SUFFIX,
-    Record,
-    read_records,
-    recorded_runs,
-    write_record,
-)
+from flossing_lab.studies.record import SUFFIX, Record, read_records, recorded_runs, write_record
 from flossing_lab.studies.registry import STUDIES
 from flossing_lab.studies.study import Measurement, Results, SizeName, Study
 
@@ -29,68 +23,68 @@ MeasureAll = Callable[[Study, Sequence[Any], Path], list[Measurement]]
 
 @dataclass(frozen=True)
 class Folder:
-    """Where everything of a reproduction is.
-
-    Attributes:
-        path: of the page and the figures; made if needed.
-    """
+    """The folder of a reproduction, which holds the page and the figures."""
 
     path: Path
 
     @property
     def runs(self) -> Path:
-        """Every run in a file, with all its epochs."""
+        """Complete runs, a file for each."""
         return self.path / "runs"
 
     @property
     def measurements(self) -> Path:
-        """Every measurement in a file."""
+        """Measurements, a file for each."""
         return self.path / "measurements"
 
     @property
     def records(self) -> Path:
-        """A file for each study: all that figures and page are made from."""
+        """Records, a file for each study, from which figures and page are made."""
         return self.path / "records"
 
 
 def reproduce(
     study: Study, size: SizeName, folder: Folder, *, run_all: RunAll, measure_all: MeasureAll
 ) -> Record:
-    """Run a study and write its record; what is in the folder already is not run again.
+    """Run a study and write its record.
 
-    Runs that are in a record of the folder count as there, so that a study can be gone on with
-    from its record alone.
-
-    With `finished_runs` and `finished_measurements` nothing is run.
+    Runs and measurements in the folder are reused; so are the runs in its records, from which alone
+    a study can be continued. Pass `finished_runs` and `finished_measurements` to run nothing.
 
     Args:
-        study: what is run.
-        size: how much of it.
-        folder: where everything is.
-        run_all: runs configurations into a folder.
-        measure_all: measures settings into a folder.
+        study: the study.
+        size: its size.
+        folder: where to write.
+        run_all: runs configurations and keeps the runs in a folder.
+        measure_all: measures settings and keeps the measurements in a folder.
 
     Raises:
-        UnreadableFileError: too little is finished to write it down.
+        UnreadableFileError: too little is finished for a record.
     """
-    configurations = study.configurations(study.sizes[size])
-    settings = study.settings(study.sizes[size])
+    configurations = study.configurations.get(size, ())
+    settings = study.settings.get(size, ())
     store = Store(folder.runs)
     recorded = recorded_runs(folder.records)
     finished = {each.digest for each in configurations if store.finished(each) is not None}
-    # Whole runs go before recorded ones: seconds are compared among those of one machine.
+    # Complete runs take precedence over recorded ones: only times of one machine are comparable.
     wanted = [
         each for each in configurations if each.digest in finished or each.digest not in recorded
     ]
-    kept = set(folder.measurements.glob("*.json"))
+    measured_before = set(folder.measurements.glob("*.json"))
     start = time.perf_counter()
     ran = run_all(wanted, folder.runs) if wanted else []
     measurements = measure_all(study, settings, folder.measurements) if settings else []
-    measured = len(set(folder.measurements.glob("*.json")) - kept)
+    measured = len(set(folder.measurements.glob("*.json")) - measured_before)
     known = recorded | {each.configuration.digest: condensed(each) for each in ran}
     runs = [known[each.digest] for each in configurations if each.digest in known]
     planned = len(configurations) + len(settings)
-    _require_enough(study, len(runs) + len(measurements), planned)
+    count = len(runs) + len(measurements)
+    if count < planned and not (count and study.partial):
+        raise UnreadableFileError(
+            f"{count} of {planned} runs and measurements of {study.name} are finished, and "
+            f"{'at least one is' if study.partial else 'all are'} needed to draw and judge it: run "
+            "it without --finished"
+        )
     record = Record(
         study=study.name,
         size=size,
@@ -104,12 +98,7 @@ def reproduce(
 
 
 def finished_runs(configurations: Sequence[Configuration], folder: Path) -> list[Run]:
-    """Return the runs that are in a folder already, in the order of their configurations.
-
-    Args:
-        configurations: what may have been run.
-        folder: where the runs are kept.
-    """
+    """Return the runs that a folder holds already, in the order of their configurations."""
     store = Store(folder)
     return [run for each in configurations if (run := store.finished(each)) is not None]
 
@@ -117,53 +106,37 @@ def finished_runs(configurations: Sequence[Configuration], folder: Path) -> list
 def present(
     folder: Folder, names: Sequence[str], *, records: Path | None = None
 ) -> dict[str, Path]:
-    """Draw figures from records, and write the page of all records that are there.
+    """Draw studies from their records, and write the page of all records in the folder.
 
     Args:
-        folder: where figures and page go, and copies of the records if they come from elsewhere.
-        names: the studies to draw.
-        records: the folder of the records; `None` for that of `folder`.
+        folder: where figures and page are written, and records copied to if they are elsewhere.
+        names: studies to draw.
+        records: folder of the records; `None` for that in `folder`.
 
     Returns:
-        The figures by the names of their studies.
+        The files of the figures by study.
 
     Raises:
-        UnreadableFileError: there is no record of one of the studies.
+        UnreadableFileError: the record of a study is missing.
     """
-    found = read_records(records or folder.records)
+    source = records or folder.records
+    found = read_records(source)
     missing = [name for name in names if name not in found]
     if missing:
         raise UnreadableFileError(
-            f"there is no record of {', '.join(missing)} in {str(records or folder.records)!r}, "
-            f"only of {', '.join(found) or 'nothing'}: run it first, without --from"
+            f"there is no record of {', '.join(missing)} in {str(source)!r}, only of "
+            f"{', '.join(found) or 'nothing'}: run it first, without --from"
         )
     folder.path.mkdir(parents=True, exist_ok=True)
-    if records is not None and records.resolve() != folder.records.resolve():
+    if source.resolve() != folder.records.resolve():
         for name in names:
             write_record(folder.records / f"{name}{SUFFIX}", found[name])
-    drawn = {name: path for name in names if (path := _draw(STUDIES[name], found[name], folder))}
-    write_page(folder.path, _known(read_records(folder.records)), STUDIES)
+    drawn: dict[str, Path] = {}
+    for name in names:
+        study = STUDIES[name]
+        if study.draw is not None:
+            drawn[name] = folder.path / picture(study)
+            figure = study.draw(found[name].results)
+            figure.savefig(drawn[name], dpi=DOTS_PER_INCH)  # pyright: ignore[reportUnknownMemberType]
+    write_page(folder.path, read_records(folder.records), STUDIES)
     return drawn
-
-
-def _require_enough(study: Study, finished: int, planned: int) -> None:
-    if finished == planned or (finished and study.in_parts):
-        return
-    needed = "something" if study.in_parts else "all"
-    raise UnreadableFileError(
-        f"{finished} of {planned} runs and measurements of {study.name} are finished, and {needed} "
-        "must be to draw and judge it: run it, without --finished"
-    )
-
-
-def _draw(study: Study, record: Record, folder: Folder) -> Path | None:
-    if study.draw is None:
-        return None
-    path = folder.path / picture(study)
-    figure = study.draw(record.results)
-    figure.savefig(path, dpi=DOTS_PER_INCH)  # pyright: ignore[reportUnknownMemberType]
-    return path
-
-
-def _known(records: Mapping[str, Record]) -> dict[str, Record]:
-    return {name: record for name, record in records.items() if name in STUDIES}

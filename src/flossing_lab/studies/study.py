@@ -1,10 +1,13 @@
-"""What a study is: what is run or measured for it, what is drawn, and what it says."""
+"""Studies: what is run and measured, and how it is drawn, tabulated and judged."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
+from flossing_lab.runs.comparison import tables
 from flossing_lab.runs.configuration import Configuration
+from flossing_lab.runs.outcomes import Arm, arm_of, arms
 from flossing_lab.runs.records import CondensedRun
 
 if TYPE_CHECKING:
@@ -13,23 +16,26 @@ if TYPE_CHECKING:
     from flossing.report.model import Table
 
 SizeName: TypeAlias = Literal["quick", "full"]
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 EXTENTS: Mapping[SizeName, str] = {
-    "quick": "fewer networks, delays and epochs; sequences of three delays, at least 60 steps",
-    "full": "the paper's own: 10 networks, 10,000 epochs, sequences of 300 steps",
+    "quick": "fewer networks, delays and epochs than in the paper; sequences of three times the "
+    "delay, at least 60 steps",
+    "full": "as in the paper: 10 networks, 10,000 epochs, sequences of 300 steps",
 }
-"""What the sizes of a figure of the paper are."""
+"""Descriptions of the two sizes of the paper's figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Numbers of a network that is not trained.
+    """Quantities measured on a network that is not trained.
 
     Attributes:
-        setting: everything that they depend on.
-        numbers: what was measured, by name, ready for JSON.
-        seconds: wall-clock.
-        environment: where it was measured.
+        setting: the fields of the dataclass that `Study.measure` was called with.
+        numbers: the measured values by name.
+        seconds: wall-clock time.
+        environment: versions and machine.
     """
 
     setting: dict[str, Any]
@@ -40,25 +46,35 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """All that a study is drawn and judged from.
-
-    Attributes:
-        runs: in the order of its configurations.
-        measurements: in the order of its settings.
-    """
+    """The runs and measurements of a study, from which everything shown is computed."""
 
     runs: tuple[CondensedRun, ...] = ()
     measurements: tuple[Measurement, ...] = ()
 
+    @cached_property
+    def arms(self) -> list[Arm]:
+        """The runs, grouped by what they have in common except the seed."""
+        return arms(self.runs)
+
+    @cached_property
+    def by_digest(self) -> dict[str, CondensedRun]:
+        """The runs by the digests of their configurations."""
+        return {run.configuration.digest: run for run in self.runs}
+
+    def named_arms(self, configurations: Mapping[str, Iterable[Configuration]]) -> dict[str, Arm]:
+        """Return the named groups of configurations that were run, in full or in part."""
+        found = {name: arm_of(each, self.by_digest) for name, each in configurations.items()}
+        return {name: arm for name, arm in found.items() if arm is not None}
+
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, and what the records say about it.
+    """A claim and the evidence for or against it.
 
     Attributes:
-        claim: what should be found.
-        found: what was, in numbers.
-        agrees: whether both fit; `None` where the records do not decide.
+        claim: the expected result.
+        found: the recorded result.
+        agrees: whether the two agree; `None` where the records do not decide.
     """
 
     claim: str
@@ -66,60 +82,56 @@ class Finding:
     agrees: bool | None
 
 
-def _no_configurations(size: Any) -> list[Configuration]:
-    del size
-    return []
-
-
-def _no_settings(size: Any) -> list[Any]:
-    del size
-    return []
-
-
-def _no_measure(setting: Any) -> dict[str, Any]:
-    raise TypeError(f"this study measures nothing, but was given the setting {setting}")
-
-
-def _no_findings(results: Results) -> list[Finding]:
-    del results
-    return []
-
-
-def _no_tables(results: Results) -> "tuple[Table, ...]":
-    del results
-    return ()
+def _run_tables(results: Results) -> "tuple[Table, ...]":
+    return tables(results.runs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Runs and measurements with a figure, tables and findings; a study may lack some of these.
+    """Runs and measurements with the figure, tables and findings computed from them.
 
     Attributes:
-        name: what it is called on the command line.
-        title: what it is about.
-        statement: what the paper states; empty for a study that the paper has not.
-        caption: how the figure is read.
-        sizes: what `configurations` and `settings` take, by name.
-        extents: what a size is, in words.
-        configurations: the runs of a size.
-        settings: frozen dataclasses, each of which `measure` takes.
-        measure: returns numbers, ready for JSON; a function of a module, for other processes.
-        draw: the figure.
-        tables: what came of it.
-        findings: what is claimed, beside what was found.
-        in_parts: whether some of its runs can be told without the others.
+        name: the name on the command line.
+        title: the heading on the page.
+        statement: the paper's claim; empty for a study that is not in the paper.
+        caption: the caption of the figure.
+        extents: a description of each size.
+        configurations: the training runs of each size.
+        settings: the arguments of `measure` for each size, frozen dataclasses.
+        measure: measures one setting and returns numbers that JSON can hold; a module-level
+            function, because other processes call it.
+        draw: draws the figure.
+        tables: tabulates the results; by default a row for each arm.
+        findings: compares claims with the results.
+        partial: whether unfinished results can be shown.
     """
 
     name: str
     title: str
     statement: str = ""
     caption: str = ""
-    sizes: Mapping[SizeName, Any]
     extents: Mapping[SizeName, str] = field(default_factory=lambda: EXTENTS)
-    configurations: Callable[[Any], list[Configuration]] = _no_configurations
-    settings: Callable[[Any], list[Any]] = _no_settings
-    measure: Callable[[Any], dict[str, Any]] = _no_measure
+    configurations: Mapping[SizeName, Sequence[Configuration]] = field(
+        default_factory=dict[SizeName, Sequence[Configuration]]
+    )
+    settings: Mapping[SizeName, Sequence[Any]] = field(
+        default_factory=dict[SizeName, Sequence[Any]]
+    )
+    measure: Callable[[Any], dict[str, Any]] | None = None
     draw: "Callable[[Results], Figure] | None" = None
-    tables: "Callable[[Results], tuple[Table, ...]]" = _no_tables
-    findings: Callable[[Results], list[Finding]] = _no_findings
-    in_parts: bool = False
+    tables: "Callable[[Results], tuple[Table, ...]]" = _run_tables
+    findings: Callable[[Results], list[Finding]] = lambda _: []
+    partial: bool = False
+
+
+def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Group items by a key, in order of first appearance.
+
+    Example:
+        >>> group_by([1, 2, 3, 4], lambda number: number % 2)
+        {1: [1, 3], 0: [2, 4]}
+    """
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups

@@ -1,4 +1,4 @@
-"""Runs whose outcome is told beforehand."""
+"""Runs whose outcome is given."""
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ from flossing_lab.sweeps.workers import Processes
 
 
 class Threads(Processes):
-    """In place of processes, so that what is measured can be counted."""
+    """In place of processes, so that calls can be counted."""
 
     @contextlib.contextmanager
     def executor(self, most):
@@ -23,7 +23,7 @@ def opened(workers, dask):
 
 
 def made_up(configuration, reach):
-    """A run that solves delays up to its reach, a function of the configuration."""
+    """A run that solves delays up to `reach(configuration)`."""
     solved = configuration.task.delay <= reach(configuration)
     epochs = configuration.training.epochs
     flossed = configuration.flossing is not None

@@ -1,4 +1,4 @@
-"""Figures 1, 2 and the lower half of 6: measured tiny, drawn, and judged from the numbers."""
+"""Figures 1, 2 and the lower half of 6: measured on tiny networks, drawn and judged."""
 
 from dataclasses import replace
 
@@ -12,22 +12,18 @@ from flossing_lab.studies.paper import (
 )
 from flossing_lab.studies.study import Measurement, Results
 
-EXPONENTS = fig1_controlled_exponents.Size(
+EXPONENTS = fig1_controlled_exponents.settings(
     networks=2, spectra=1, k=(1, 2, 4), steps=3, network_size=4, spectrum_steps=40
 )
-CONDITION = fig2_condition_number.Size(
+CONDITION = fig2_condition_number.settings(
     seeds=2,
     k=(2, 5),
-    setting=fig2_condition_number.Setting(
-        seed=0,
-        k=1,
-        network_size=6,
-        flossing_steps=20,
-        horizons=(1, 5, 10),
-        origins=3,
-        steps=60,
-        transient=10,
-    ),
+    network_size=6,
+    flossing_steps=20,
+    horizons=(1, 5, 10),
+    origins=3,
+    steps=60,
+    transient=10,
 )
 
 
@@ -48,13 +44,12 @@ def measured(study, settings):
 
 @pytest.fixture(scope="module")
 def exponents():
-    settings = fig1_controlled_exponents.settings(EXPONENTS)
-    return measured(fig1_controlled_exponents.STUDY, settings)
+    return measured(fig1_controlled_exponents.STUDY, EXPONENTS)
 
 
 @pytest.fixture(scope="module")
 def condition():
-    return measured(fig2_condition_number.STUDY, fig2_condition_number.settings(CONDITION))
+    return measured(fig2_condition_number.STUDY, CONDITION)
 
 
 def test_every_target_and_k_is_measured(exponents):
@@ -66,7 +61,7 @@ def test_every_target_and_k_is_measured(exponents):
 
 
 def test_flossing_moves_the_largest_exponent_to_its_target():
-    setting = fig1_controlled_exponents.Setting(
+    setting = fig1_controlled_exponents.ExponentSetting(
         seed=1, k=1, target=-1.0, steps=60, network_size=8, spectrum_steps=60
     )
     numbers = fig1_controlled_exponents.measure(setting)
@@ -91,7 +86,7 @@ def test_exponents_are_drawn(exponents):
 
 
 def ideal(measurement, *, miss=0.0):
-    """The numbers that the paper lets expect, or exponents off by so much."""
+    """Numbers as the paper claims them, or with exponents off by `miss`."""
     k, target = measurement.setting["k"], measurement.setting["target"]
     numbers = dict(measurement.numbers)
     numbers["largest"] = [-2.0] + [target + miss] * 20
@@ -107,12 +102,12 @@ def test_verdicts_on_exponents_follow_from_the_numbers(exponents, miss, agrees):
     findings = fig1_controlled_exponents.findings(told)
     assert [finding.agrees for finding in findings] == [agrees] * 5
     shown = "0.7" if miss else "0"
-    assert f"target −1: {shown} at most, over 2 networks" in findings[0].found
+    assert f"−1: {shown}; −0.5: {shown}; 0: {shown} (2 networks each" in findings[0].found
 
 
 def test_condition_numbers_repeat_and_flossing_changes_them(condition):
     first = condition.measurements[2]
-    again = fig2_condition_number.measure(fig2_condition_number.settings(CONDITION)[2])
+    again = fig2_condition_number.measure(CONDITION[2])
     assert again["after"] == first.numbers["after"]
     assert first.numbers["before"] != first.numbers["after"]
     assert len(first.numbers["before"]["exponents"]) == 5
@@ -153,9 +148,9 @@ def test_verdicts_on_condition_numbers_follow_from_the_numbers(condition, after,
     assert f"k = 5: 10^100 before, 10^{after:.3g} after" in findings[0].found
 
 
-@pytest.mark.parametrize("name", fig6_architectures.NAMES)
+@pytest.mark.parametrize("name", fig6_architectures.ARCHITECTURES)
 def test_singular_values_of_the_gradient(name):
-    setting = fig6_architectures.Setting(
+    setting = fig6_architectures.GradientSetting(
         name=name, seed=0, network_size=6, delay=4, steps=20, flossing_steps=5
     )
     numbers = fig6_architectures.measure(setting)

@@ -1,4 +1,4 @@
-"""Measurements are done once, and what is not whole is not trusted."""
+"""Measurements are done once, and damaged files are not trusted."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Setting:
 
 @pytest.fixture
 def squares(monkeypatch):
-    """A study that squares its seeds, and a list of those that it has squared."""
+    """A study that squares its seeds, and a list of those squared so far."""
     monkeypatch.setattr(measuring, "opened", opened)
     asked = []
 
@@ -26,7 +26,7 @@ def squares(monkeypatch):
         asked.append(setting.seed)
         return {"square": setting.seed**2, "endless": float("inf"), "pair": (1.0, 2.0)}
 
-    return Study(name="squares", title="Squares", sizes={}, measure=measure), asked
+    return Study(name="squares", title="Squares", measure=measure), asked
 
 
 def test_what_is_there_is_not_measured_again(squares, tmp_path):
@@ -41,9 +41,9 @@ def test_what_is_there_is_not_measured_again(squares, tmp_path):
     )
     assert asked == [2, 3, 4]
     assert [each.numbers["square"] for each in again] == [16, 9, 4]
-    # Fresh or read, a measurement is the same: JSON's.
+    # A fresh measurement equals the one that is read from its file.
     assert again[1:] == first[::-1]
-    assert first[0].numbers["endless"] == "inf"
+    assert first[0].numbers["endless"] == float("inf")
     assert first[0].numbers["pair"] == [1.0, 2.0]
     assert progress == [(2, 3), (3, 3)]
 
@@ -69,7 +69,7 @@ def test_a_damaged_file_is_set_aside(squares, tmp_path, damage):
 
 def test_another_study_has_measurements_of_its_own(squares, tmp_path):
     study, asked = squares
-    other = Study(name="others", title="Others", sizes={}, measure=study.measure)
+    other = Study(name="others", title="Others", measure=study.measure)
     for each in (study, other):
         measuring.measure_all(each, [Setting(2)], tmp_path)
     assert asked == [2, 2]

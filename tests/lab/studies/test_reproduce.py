@@ -1,4 +1,4 @@
-"""`flossing reproduce` from the outside, on made-up runs."""
+"""`flossing reproduce` from the outside, on given runs."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -13,10 +13,10 @@ from flossing_lab.studies import measuring
 from flossing_lab.studies.page import page
 from flossing_lab.studies.paper import fig3_before_training
 from flossing_lab.studies.paper.fig3_before_training import configurations
-from flossing_lab.studies.record import Record, read_record, write_record
+from flossing_lab.studies.record import Record, read_record, read_records, write_record
 from flossing_lab.studies.registry import STUDIES
 from flossing_lab.studies.study import Finding, Measurement, Results, Study
-from flossing_lab.studies.training_size import TrainingSize
+from flossing_lab.studies.training_runs import TrainingSize
 
 SMALL = TrainingSize(delays=(20, 40), seeds=2, epochs=4, network_size=16, evaluate_every=2)
 
@@ -38,8 +38,7 @@ def findings(results):
 SQUARES = Study(
     name="squares",
     title="Squares",
-    sizes={"quick": 3, "full": 9},
-    settings=lambda size: [Setting(seed) for seed in range(size)],
+    settings={"quick": list(map(Setting, range(3))), "full": list(map(Setting, range(9)))},
     measure=measure,
     tables=lambda results: (Table("Sums", ("what", "sum"), (("squares", 1),)),),
     findings=findings,
@@ -48,7 +47,7 @@ SQUARES = Study(
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    """Figure 3 small, a study that measures, and a list of the configurations that were run."""
+    """A small figure 3, a study that measures, and the list of the configurations that were run."""
     run = []
 
     def run_together(configurations, *, checkpoint, report):
@@ -59,8 +58,9 @@ def asked(monkeypatch, tmp_path):
     monkeypatch.setattr("flossing_lab.sweeps.sweep.opened", opened)
     monkeypatch.setattr("flossing_lab.training.trainer.run_together", run_together)
     monkeypatch.setattr(measuring, "opened", opened)
-    small = replace(fig3_before_training.STUDY, sizes={"quick": SMALL, "full": SMALL})
-    monkeypatch.setitem(STUDIES, "fig3", small)
+    small = configurations(SMALL)
+    study = replace(fig3_before_training.STUDY, configurations={"quick": small, "full": small})
+    monkeypatch.setitem(STUDIES, "fig3", study)
     monkeypatch.setitem(STUDIES, "squares", SQUARES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -74,12 +74,12 @@ def test_runs_draws_and_writes_the_page(asked, tmp_path, capsys):
     assert (folder / "fig3.png").read_bytes().startswith(b"\x89PNG")
     text = (folder / "reproduction.md").read_text(encoding="utf-8")
     assert "![Figure 3: flossing before training](fig3.png)" in text
-    assert "*agrees*: Temporal XOR at d = 40 is learned" in text
-    assert "16 training runs of at most 4 epochs, seeds 0, 1; 40 s of flossing" in text
-    assert "others were there" not in text
+    assert text.count("*agrees*: Temporal XOR") == 2
+    assert "16 training runs (at most 4 epochs), seeds 0, 1; 40 s" in text
+    assert "existed already" not in text
     assert "- torch made up" in text
     shown = capsys.readouterr().out
-    assert "agrees: Delayed copy at d = 40" in shown
+    assert "agrees: Delayed copy, d = 40" in shown
     assert "Page: reproduction/reproduction.md" in shown
 
 
@@ -88,19 +88,19 @@ def test_nothing_is_run_twice(asked, tmp_path):
         assert main(["reproduce", "fig3"]) == 0
     assert len(asked) == 16
     text = (tmp_path / "reproduction/reproduction.md").read_text(encoding="utf-8")
-    assert "in which it did 0 of these; the others were there already" in text
+    assert "did 0 of these; the others existed already" in text
 
 
 def test_runs_that_are_recorded_are_not_run_again(asked, monkeypatch, tmp_path):
     assert main(["reproduce", "fig3"]) == 0
     shutil.rmtree(tmp_path / "reproduction/runs")
-    more = replace(SMALL, seeds=3)
-    monkeypatch.setitem(STUDIES, "fig3", replace(STUDIES["fig3"], sizes={"full": more}))
+    more = configurations(replace(SMALL, seeds=3))
+    monkeypatch.setitem(STUDIES, "fig3", replace(STUDIES["fig3"], configurations={"full": more}))
     assert main(["reproduce", "fig3", "--full"]) == 0
     assert len(asked) == 24
     assert len({each.digest for each in asked}) == 24
     record = read_record(tmp_path / "reproduction/records/fig3.jsonl")
-    assert [each.configuration for each in record.results.runs] == configurations(more)
+    assert [each.configuration for each in record.results.runs] == more
     assert record.done == 8
 
 
@@ -140,7 +140,7 @@ def test_a_study_without_a_figure_is_on_the_page(asked, tmp_path):
     assert "| what | sum |" in text
     assert "*agrees*: The sum is large. It is 204." in text
     assert "![Squares]" not in text
-    assert "**The paper.**" not in text
+    assert "**Paper.**" not in text
 
 
 def test_bad_names_and_missing_records(asked, tmp_path, capsys):
@@ -153,15 +153,16 @@ def test_bad_names_and_missing_records(asked, tmp_path, capsys):
 
 def test_what_is_finished(asked, monkeypatch, tmp_path, capsys):
     assert main(["reproduce", "squares"]) == 0
-    monkeypatch.setitem(STUDIES, "squares", replace(SQUARES, sizes={"quick": 5, "full": 9}))
+    five = replace(SQUARES, settings={"quick": list(map(Setting, range(5)))})
+    monkeypatch.setitem(STUDIES, "squares", five)
     assert main(["reproduce", "squares", "--finished"]) == 1
     error = capsys.readouterr().err
-    assert "3 of 5 runs and measurements of squares are finished, and all must be" in error
-    monkeypatch.setitem(STUDIES, "squares", replace(STUDIES["squares"], in_parts=True))
+    assert "3 of 5 runs and measurements of squares are finished, and all are needed" in error
+    monkeypatch.setitem(STUDIES, "squares", replace(five, partial=True))
     assert main(["reproduce", "squares", "--finished"]) == 0
     text = (tmp_path / "reproduction/reproduction.md").read_text(encoding="utf-8")
     assert "It is 5." in text
-    assert "Of this size 2 of 5 are not finished." in text
+    assert "2 of the 5 planned are not finished." in text
     assert len(list((tmp_path / "reproduction/measurements").iterdir())) == 3
     assert main(["reproduce", "squares", "--finished", "--output", "empty"]) == 1
     assert "0 of 5" in capsys.readouterr().err
@@ -183,6 +184,20 @@ def test_a_cut_record_is_refused(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(UnreadableFileError, match="not a whole record"):
             read_record(path)
+
+
+def test_a_renamed_study_is_found_under_its_former_name(asked, monkeypatch, tmp_path):
+    former = Record(
+        study="rivals", size="full", results=Results(), planned=0, done=0, wall_clock_seconds=0.0
+    )
+    folder = tmp_path / "former"
+    write_record(folder / "rivals.jsonl", former)
+    monkeypatch.setitem(STUDIES, "baselines", replace(SQUARES, name="baselines"))
+    assert main(["reproduce", "rivals", "--from", "former"]) == 0
+    assert read_record(tmp_path / "reproduction/records/baselines.jsonl").size == "full"
+    # A newer record under the new name replaces it.
+    write_record(folder / "baselines.jsonl", replace(former, study="baselines", size="quick"))
+    assert read_records(folder)["baselines"].size == "quick"
 
 
 def test_undecided_findings_are_called_so():

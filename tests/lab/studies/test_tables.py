@@ -7,15 +7,19 @@ from flossing_lab.runs.configuration import Configuration
 from flossing_lab.runs.outcomes import Arm, cost
 from flossing_lab.runs.records import Epoch, Evaluation, Run, condensed
 from flossing_lab.studies.baselines import study as baselines
-from flossing_lab.studies.baselines.arms import CONTESTS
-from flossing_lab.studies.horizon.study import draw, findings, horizon_table
+from flossing_lab.studies.baselines.arms import BENCHMARKS
+from flossing_lab.studies.horizon import study as horizon
 from flossing_lab.studies.horizon.tasks import ARMS, AT_ONCE, ROWS
-from flossing_lab.studies.schedule.study import ablation_table
+from flossing_lab.studies.schedule.study import variant_table
 from flossing_lab.studies.study import Results
 
 
+def results_of(runs):
+    return Results(runs=tuple(map(condensed, runs)))
+
+
 def run_of(configuration: Configuration, final: float, *, epochs=10, seconds=10.0, flossing=0.0):
-    """A run whose accuracy, or error, goes linearly from 0 to what it is in the end."""
+    """A run whose accuracy, or error, rises linearly from 0 to its final value."""
     regression = configuration.task.kind == "regression"
     evaluations = tuple(
         Evaluation(
@@ -68,7 +72,7 @@ def test_outcomes_and_costs():
     arms = XOR.configurations(seeds=3)
     runs = [run_of(each, 0.5) for each in arms["without"]]
     runs += [run_of(each, 0.9 + 0.04 * each.seed, flossing=3.0) for each in arms["default"]]
-    (line,) = cells(horizon_table([XOR], {r.configuration.digest: r for r in runs}, seeds=3))
+    (line,) = cells(*horizon.tables(results_of(runs)))
     assert line["without"] == "0/3 (50.0 %)"
     assert line["default"] == "1/3 (94.0 %)"
     assert line["published"] == "not run"
@@ -78,13 +82,13 @@ def test_outcomes_and_costs():
 
 @pytest.mark.parametrize(("row", "shown"), [(DIGITS, "80.0 %"), (ADDING, "0.8")])
 def test_digits_and_errors(row, shown):
-    runs = {each.digest: run_of(each, 0.8) for each in row.configurations(seeds=2)["default"]}
-    (line,) = cells(horizon_table([row], runs, seeds=2))
+    runs = [run_of(each, 0.8) for each in row.configurations(seeds=2)["default"]]
+    (line,) = cells(*horizon.tables(results_of(runs)))
     assert line["default"] == shown
 
 
 def judged(row, finals, *, flossing=3.0, at_once=0.9):
-    """What is found where the default schedule's networks end up at these accuracies or errors."""
+    """The finding where the default schedule ends at these accuracies or errors."""
     arms = row.configurations()
     runs = [run_of(each, 0.5) for each in arms["without"]]
     runs += [
@@ -93,7 +97,7 @@ def judged(row, finals, *, flossing=3.0, at_once=0.9):
     ]
     if row is not AT_ONCE:
         runs += [run_of(each, at_once) for each in AT_ONCE.configurations()["default"]]
-    (found, *others) = findings(Results(runs=tuple(map(condensed, runs))))
+    (found, *others) = horizon.findings(results_of(runs))
     assert not others
     return found
 
@@ -122,13 +126,13 @@ def test_a_goal_holds_within_a_cost():
     assert judged(row, [0.99] * 5, flossing=5.0).agrees
     dear = judged(row, [0.99] * 5, flossing=5.1)
     assert dear.agrees is False
-    assert dear.found == "5/5 (99.0 %); 1.51 times."
+    assert "5/5 (99.0 %); 1.51 times" in dear.found
 
 
 def test_delays_are_drawn_with_the_sizes_of_their_networks():
     rows = [row for row in ROWS if row.name.startswith(("temporal", "spatial"))]
     runs = [run_of(each, 0.9) for row in rows for each in row.configurations()["default"]]
-    figure = draw(Results(runs=tuple(map(condensed, runs))))
+    figure = horizon.draw(results_of(runs))
     temporal, spatial = figure.axes
     assert temporal.get_title() == "Temporal XOR"
     ticks = [each.get_text() for each in temporal.get_xticklabels()]
@@ -143,7 +147,7 @@ def test_errors_are_drawn_against_the_length():
     runs = [run_of(each, 0.1) for row in rows for arm in arms for each in row.configurations()[arm]]
     for place, loss in enumerate((math.inf, math.nan, 1e9)):
         runs[place] = replace(runs[place], final=replace(runs[place].final, loss=loss))
-    tanh, relu = draw(Results(runs=tuple(map(condensed, runs)))).axes
+    tanh, relu = horizon.draw(results_of(runs)).axes
     assert tanh.get_title() == "Adding problem, tanh"
     assert tanh.get_xscale() == tanh.get_yscale() == "log"
     assert [each.get_text() for each in tanh.get_xticklabels()] == ["50", "100", "200", "1000"]
@@ -163,53 +167,46 @@ def test_of_networks_that_add_up_one_exponent_is_flossed():
 def test_without_something_to_compare_with_nothing_is_decided():
     row = named("digits, asked after 200 blank")
     runs = [run_of(each, 0.9) for each in row.configurations()["default"]]
-    (found,) = findings(Results(runs=tuple(map(condensed, runs))))
+    (found,) = horizon.findings(results_of(runs))
     assert found.agrees is None
 
 
-def test_rivals_at_the_flossed_wall_clock():
-    contest = CONTESTS[0]
-    arms = contest.configurations(seeds=2)
+def test_baselines_at_the_wall_clock_time_of_flossing():
+    arms = BENCHMARKS[0].configurations(seeds=2)
     assert len(arms) == 11
     runs = [run_of(each, 1.0, seconds=6.0, flossing=2.0) for each in arms["flossing"]]
     runs += [run_of(each, 1.0, seconds=40.0) for each in arms["chrono LSTM"]]
-    table = cells(
-        baselines.rivals_table([contest], {r.configuration.digest: r for r in runs}, seeds=2)
-    )
+    table = cells(*baselines.tables(results_of(runs)))
     assert [line["network"] for line in table] == ["flossing", "chrono LSTM"]
     slow = table[1]
     assert slow["solved"] == "2/2"
-    assert slow["at the end"] == "100.0 %"
+    assert slow["after all epochs"] == "100.0 %"
     # Eight seconds are two of ten epochs at four seconds each.
-    assert slow["at equal wall-clock"] == "20.0 %"
-    assert slow["seconds an epoch"] == "4.000"
+    assert slow["at equal wall-clock time"] == "20.0 %"
+    assert slow["seconds per epoch"] == "4.000"
     assert slow["epochs to 95 %"] == "10"
     assert slow["seconds to 95 %"] == "40"
 
 
 def test_without_flossing_there_is_no_equal_wall_clock():
-    runs = [run_of(each, 0.9) for each in CONTESTS[0].configurations(seeds=2)["chrono LSTM"]]
-    (line,) = cells(
-        baselines.rivals_table([CONTESTS[0]], {r.configuration.digest: r for r in runs}, seeds=2)
-    )
-    assert line["at equal wall-clock"] == "–"
-    assert line["at the end"] == "90.0 %"
+    runs = [run_of(each, 0.9) for each in BENCHMARKS[0].configurations(seeds=2)["chrono LSTM"]]
+    (line,) = cells(*baselines.tables(results_of(runs)))
+    assert line["at equal wall-clock time"] == "–"
+    assert line["after all epochs"] == "90.0 %"
 
 
-@pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: contest.name)
-def test_rivals_differ(contest):
-    digests = {each.digest for each in contest.rivals().values()}
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.name)
+def test_methods_differ(benchmark):
+    digests = {each.digest for each in benchmark.methods().values()}
     assert len(digests) == 11
 
 
-def contested(contest, ends):
-    """Runs of a contest whose rivals end up at these accuracies or errors, all else at 0.5."""
-    return Results(
-        runs=tuple(
-            condensed(run_of(each, ends.get(name, 0.5), flossing=2.0 * (name == "flossing")))
-            for name, arm in contest.configurations().items()
-            for each in arm
-        )
+def compared(benchmark, ends):
+    """Runs whose methods end at these accuracies or errors, all others at 0.5."""
+    return results_of(
+        run_of(each, ends.get(name, 0.5), flossing=2.0 * (name == "flossing"))
+        for name, arm in benchmark.configurations().items()
+        for each in arm
     )
 
 
@@ -223,57 +220,60 @@ def contested(contest, ends):
         (3, {"flossing": 0.05, "chrono LSTM": 0.01}, False),
     ],
 )
-def test_a_contest_is_judged_at_equal_wall_clock(index, ends, agrees):
-    found, quiet = baselines.findings(contested(CONTESTS[index], ends))
+def test_flossing_is_judged_at_equal_wall_clock_time(index, ends, agrees):
+    found, quiet = baselines.findings(compared(BENCHMARKS[index], ends))
     assert found.agrees is agrees
-    assert "of the others the best is chrono LSTM with" in found.found
+    assert "the best baseline, chrono LSTM" in found.found
     assert quiet.agrees is False
 
 
 def test_where_all_errors_are_those_of_guessing_nothing_is_decided():
     ends = {"flossing": 0.16, "flossing, small inputs": 0.05, "chrono LSTM": 0.14}
-    guessed, learned = baselines.findings(contested(CONTESTS[3], ends))
+    guessed, learned = baselines.findings(compared(BENCHMARKS[3], ends))
     assert guessed.agrees is None
     assert learned.agrees
 
 
 def test_small_inputs_are_judged_by_themselves():
-    loud, quiet = baselines.findings(contested(CONTESTS[0], {"flossing, small inputs": 0.99}))
+    loud, quiet = baselines.findings(compared(BENCHMARKS[0], {"flossing, small inputs": 0.99}))
     assert loud.agrees
     assert quiet.agrees
-    assert "flossing, small inputs has 99.0 %, and of the others the best is" in quiet.found
-    assert "with 50.0 %" in quiet.found
+    assert "flossing, small inputs has 99.0 %" in quiet.found
+    assert "50.0 %" in quiet.found
 
 
-def test_a_contest_that_lacks_a_rival_is_undecided():
-    results = contested(CONTESTS[0], {})
+def test_a_benchmark_that_lacks_a_run_is_undecided():
+    results = compared(BENCHMARKS[0], {})
     found = baselines.findings(Results(runs=results.runs[:-1]))
     assert [each.agrees for each in found] == [None, None]
 
 
-def test_a_rival_that_needs_longer_is_judged_by_what_it_has_by_then():
-    results = contested(CONTESTS[0], {"flossing": 0.9, "penalty Ω": 0.99})
+def test_a_slow_baseline_is_judged_by_what_it_has_reached_in_time():
+    results = compared(BENCHMARKS[0], {"flossing": 0.9, "penalty Ω": 0.99})
     slow = tuple(
         replace(each, training_seconds=40.0) if each.configuration.training.norm_penalty else each
         for each in results.runs
     )
     found, _ = baselines.findings(Results(runs=slow))
     assert found.agrees
-    assert "the best of the others is penalty Ω with 99.0 %" in found.found
+    assert "the best baseline, penalty Ω, 99.0 %" in found.found
 
 
-def test_rivals_are_drawn():
+def test_methods_are_drawn():
     runs = [
         each
-        for contest in (CONTESTS[0], CONTESTS[3])
-        for each in contested(contest, {"flossing": 0.8}).runs
+        for benchmark in (BENCHMARKS[0], BENCHMARKS[3])
+        for each in compared(benchmark, {"flossing": 0.8}).runs
     ]
     figure = baselines.draw(Results(runs=tuple(runs)))
     copy, adding = figure.axes
     names = [each.get_text() for each in copy.get_yticklabels()]
     assert names[-3:] == ["flossing, small inputs", "flossing", "clipping"]
     (legend,) = figure.legends
-    assert [each.get_text() for each in legend.texts] == ["after all epochs", "at equal wall-clock"]
+    assert [each.get_text() for each in legend.texts] == [
+        "after all epochs",
+        "at equal wall-clock time",
+    ]
     assert adding.get_xscale() == "log"
     # Points, the end and the median for each of eleven, and flossing's own line.
     assert len(copy.lines) == 3 * 11 + 1
@@ -282,7 +282,7 @@ def test_rivals_are_drawn():
 def test_digits_are_drawn_against_their_hold():
     rows = [row for row in ROWS if row.name.startswith("digits")]
     runs = [run_of(each, 0.9) for row in rows for each in row.configurations()["default"]]
-    blank, noise = draw(Results(runs=tuple(map(condensed, runs)))).axes
+    blank, noise = horizon.draw(results_of(runs)).axes
     assert [round(each) for each in blank.get_xticks()] == [0, 60, 200, 500]
     assert [round(each) for each in noise.get_xticks()] == [0, 60, 200]
     assert noise.get_xlabel() == "hold (steps), N=128"
@@ -305,8 +305,7 @@ def test_what_was_tried_is_told_by_errors_where_there_is_no_accuracy():
         for name, arm in arms.items()
         for each, final in zip(arm, finals[name], strict=True)
     ]
-    found = {r.configuration.digest: r for r in runs}
-    adding, diverged, xor = cells(ablation_table(arms, found, about="both"))
+    adding, diverged, xor = cells(variant_table("Both", arms, results_of(runs)))
     assert [adding[name] for name in ("solved", "median", "worst")] == ["–", "0.2", "0.3"]
     assert [diverged[name] for name in ("solved", "median", "worst")] == ["–", "∞", "∞"]
     assert [xor[name] for name in ("solved", "median", "worst")] == ["2/3", "96.0 %", "50.0 %"]

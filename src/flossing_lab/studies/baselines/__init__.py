@@ -1,1 +1,1 @@
-"""Flossing compared with baselines."""
+"""Comparison of flossing with baselines."""

@@ -1,46 +1,38 @@
-"""Flossing beside what else is done against vanishing and exploding gradients."""
+"""Benchmarks of flossing against other remedies for vanishing and exploding gradients."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 from flossing.tasks import AddingProblem, CopyMemory, DelayedCopy, Digits, Task, TemporalXor
 from flossing_lab.runs.configuration import Architecture, Configuration, Form, Training
-from flossing_lab.runs.outcomes import last_within
-from flossing_lab.runs.records import AnyRun
 from flossing_lab.runs.schedules import scheduled
-from flossing_lab.studies.horizon.tasks import ADDING, DELAYED, DIGITS, QUIET
+from flossing_lab.studies.horizon.tasks import ADDING, DELAYED, DIGITS, SMALL_INPUTS
 
 FLOSSING = "flossing"
-"""The one whose seconds the others have, too."""
+"""The method whose time every other method is given."""
 
-FLOSSED_QUIETLY = "flossing, small inputs"
-FLOSSED = (FLOSSING, FLOSSED_QUIETLY)
-"""Those that the others are compared with.
+FLOSSING_SMALL_INPUTS = "flossing, small inputs"
+FLOSSED = (FLOSSING, FLOSSING_SMALL_INPUTS)
+"""The methods that are compared with the baselines.
 
-Input weights of the published network are some ten times those of modReLU, LSTM and long expressive
-memory; small ones are given to what starts orthogonal, too.
+The input weights of the published network are about ten times those of modReLU, LSTM and long
+expressive memory; orthogonal networks are run with small ones too.
 """
 
 SEEDS = 5
 PENALTY = 1.0
 
 
-def _with(configuration: Configuration, **architecture: Any) -> Configuration:
-    return replace(configuration, architecture=replace(configuration.architecture, **architecture))
-
-
 @dataclass(frozen=True, kw_only=True)
-class Contest:
-    """A task that all rivals have to learn.
+class Benchmark:
+    """A task on which flossing and the baselines are trained.
 
     Attributes:
-        name: what tables call it.
-        task: what is learned.
+        name: in tables.
+        task: the task.
         size: number N of hidden units.
         form: of the vanilla networks.
-        training: how; the same for all.
+        training: the same for all methods.
     """
 
     name: str
@@ -49,81 +41,80 @@ class Contest:
     form: Form
     training: Training
 
-    def rivals(self) -> dict[str, Configuration]:
-        """Every rival's configuration, with the seed 0, by what tables call it.
+    def methods(self) -> dict[str, Configuration]:
+        """Return the configuration of every method by name, with seed 0.
 
-        Gradients are clipped for all of them; "clipping" has nothing else.
+        Gradients are clipped in all of them; "clipping" does nothing else.
         """
-        size = self.size
-        vanilla = Architecture(size=size, form=self.form)
-        relu = Architecture(cell="relu", size=size, initialisation="identity")
-        modrelu = Architecture(
-            cell="modrelu", size=size, initialisation="orthogonal", orthogonal=True
+        vanilla = Configuration(
+            task=self.task,
+            architecture=Architecture(size=self.size, form=self.form),
+            training=self.training,
         )
-        chrono = Architecture(
-            cell="lstm", size=size, initialisation="chrono", longest_memory=self.task.steps
-        )
-        memory = Architecture(cell="lem", size=size, initialisation="stock")
-        common = Configuration(task=self.task, architecture=vanilla, training=self.training)
-        orthogonal = _with(common, initialisation="orthogonal")
-        penalised = replace(self.training, norm_penalty=PENALTY)
-        flossed = replace(common, flossing=scheduled("default", common))
+
+        def changed(base: Configuration = vanilla, **options: Any) -> Configuration:
+            return replace(base, architecture=replace(base.architecture, **options))
+
+        def network(cell: Any, initialisation: Any, **options: Any) -> Configuration:
+            architecture = Architecture(
+                cell=cell, size=self.size, initialisation=initialisation, **options
+            )
+            return replace(vanilla, architecture=architecture)
+
+        flossed = replace(vanilla, flossing=scheduled("default", vanilla))
+        orthogonal = changed(initialisation="orthogonal")
         return {
-            "clipping": common,
+            "clipping": vanilla,
             FLOSSING: flossed,
-            FLOSSED_QUIETLY: _with(flossed, input_gain=QUIET),
+            FLOSSING_SMALL_INPUTS: changed(flossed, input_gain=SMALL_INPUTS),
             "orthogonal initialisation": orthogonal,
-            "orthogonal initialisation, small inputs": _with(orthogonal, input_gain=QUIET),
-            "orthogonal parametrisation": _with(orthogonal, orthogonal=True),
-            "modReLU, orthogonal": replace(common, architecture=modrelu),
-            "ReLU from the identity": replace(common, architecture=relu),
-            "chrono LSTM": replace(common, architecture=chrono),
-            "long expressive memory": replace(common, architecture=memory),
-            "penalty Ω": replace(common, training=penalised),
+            "orthogonal initialisation, small inputs": changed(orthogonal, input_gain=SMALL_INPUTS),
+            "orthogonal parametrisation": changed(orthogonal, orthogonal=True),
+            "modReLU, orthogonal": network("modrelu", "orthogonal", orthogonal=True),
+            "ReLU from the identity": network("relu", "identity"),
+            "chrono LSTM": network("lstm", "chrono", longest_memory=self.task.steps),
+            "long expressive memory": network("lem", "stock"),
+            "penalty Ω": replace(vanilla, training=replace(self.training, norm_penalty=PENALTY)),
         }
 
     def configurations(self, *, seeds: int = SEEDS) -> dict[str, list[Configuration]]:
-        """Every rival's runs, one a seed.
-
-        Args:
-            seeds: how many.
-        """
+        """Return the runs of every method, one for each seed."""
         return {
             name: [replace(each, seed=seed) for seed in range(seeds)]
-            for name, each in self.rivals().items()
+            for name, each in self.methods().items()
         }
 
 
-CONTESTS = (
-    Contest(
+BENCHMARKS = (
+    Benchmark(
         name="temporal XOR, d=40",
         task=TemporalXor(delay=40, steps=120),
         size=80,
         form="rate",
         training=DELAYED,
     ),
-    Contest(
+    Benchmark(
         name="delayed copy, d=40",
         task=DelayedCopy(delay=40, steps=120),
         size=80,
         form="rate",
         training=DELAYED,
     ),
-    Contest(
+    Benchmark(
         name="copy memory, 100 steps",
         task=CopyMemory(delay=100, length=10),
         size=128,
         form="state",
         training=replace(DELAYED, max_gradient_norm=1.0),
     ),
-    Contest(
+    Benchmark(
         name="adding, 200 steps",
         task=AddingProblem(steps=200),
         size=128,
         form="state",
         training=ADDING,
     ),
-    Contest(
+    Benchmark(
         name="digits, held for 60 steps",
         task=Digits(hold=60),
         size=128,
@@ -131,18 +122,3 @@ CONTESTS = (
         training=DIGITS,
     ),
 )
-
-
-def at_equal_seconds(runs: Sequence[AnyRun], seconds: float) -> tuple[float | None, float]:
-    """Return the medians, over seeds, of accuracy and loss after so much flossing and training.
-
-    Args:
-        runs: of one rival.
-        seconds: wall-clock; a run that was done before counts as it ended.
-    """
-    reached = [last_within(run, seconds) for run in runs]
-    accuracies = [each.accuracy for each in reached if each.accuracy is not None]
-    return (
-        median(accuracies) if accuracies else None,
-        median(each.loss for each in reached),
-    )

@@ -1,1 +1,1 @@
-"""How far flossing carries."""
+"""Performance of the schedules against the delay."""

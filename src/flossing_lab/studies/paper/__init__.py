@@ -1,1 +1,1 @@
-"""The paper's figures, one file each."""
+"""The figures of the paper, one per file."""

@@ -1,16 +1,16 @@
-"""The drawing of figure 1: exponents, losses and spectra."""
+"""The panels of figure 1: exponents, losses and spectra."""
 
 # Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
 import math
+from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from flossing.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, new_figure
 from flossing_lab.studies.drawing import index_axis, title
-from flossing_lab.studies.random_bits import numbers
-from flossing_lab.studies.study import Measurement, Results
+from flossing_lab.studies.study import Measurement, Results, group_by
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,11 +25,7 @@ K_STYLES: tuple[dict[str, Any], ...] = (
 
 
 def draw(results: Results) -> "Figure":
-    """Draw the exponents and the loss over the steps, and the spectra.
-
-    Args:
-        results: of `measure`.
-    """
+    """Draw exponents and losses during flossing, and spectra before and after."""
     figure = new_figure(12.5, 3.9)
     exponents, losses, spectra = figure.subplots(1, 3)
     _draw_exponents(exponents, results)
@@ -38,33 +34,21 @@ def draw(results: Results) -> "Figure":
     return figure
 
 
-def by_target(results: Results) -> list[tuple[float, list[Measurement]]]:
-    """Return the measurements with the least k by their target.
-
-    Args:
-        results: of figure 1.
-    """
+def by_target(results: Results) -> dict[float, list[Measurement]]:
+    """Group the measurements with the smallest k by their target."""
     least = min(each.setting["k"] for each in results.measurements)
-    one = [each for each in results.measurements if each.setting["k"] == least]
-    return [
-        (target, [each for each in one if each.setting["target"] == target])
-        for target in sorted({float(each.setting["target"]) for each in one})
-    ]
+    own = [each for each in results.measurements if each.setting["k"] == least]
+    return group_by(own, lambda each: float(each.setting["target"]))
 
 
-def by_k(results: Results) -> list[tuple[int, list[Measurement]]]:
-    """Return the measurements with the target zero by their k.
-
-    Args:
-        results: of figure 1.
-    """
-    zero = [each for each in results.measurements if each.setting["target"] == 0]
-    sizes = sorted({int(each.setting["k"]) for each in zero})
-    return [(k, [each for each in zero if each.setting["k"] == k]) for k in sizes]
+def by_k(results: Results) -> dict[int, list[Measurement]]:
+    """Group the measurements with target zero by k."""
+    own = [each for each in results.measurements if each.setting["target"] == 0]
+    return group_by(own, lambda each: int(each.setting["k"]))
 
 
 def signed(target: float) -> str:
-    """Return a target with a proper minus sign.
+    """Format a number with a minus sign rather than a hyphen.
 
     Example:
         >>> signed(-0.5)
@@ -74,61 +58,55 @@ def signed(target: float) -> str:
 
 
 def _draw_exponents(axes: "Axes", results: Results) -> None:
-    for target, group in by_target(results):
+    for target, group in by_target(results).items():
         for index, each in enumerate(group):
             axes.plot(
                 each.numbers["steps"],
-                list(numbers(each.numbers["largest"])),
+                each.numbers["largest"],
                 color=TARGET_COLORS[target],
                 linewidth=0.7,
                 alpha=0.7,
                 label=f"target {signed(target)}" if index == 0 else None,
             )
         axes.axhline(target, color="black", linestyle="--", linewidth=0.8)
-    axes.set_xlabel("step of flossing")
+    axes.set_xlabel("flossing step")
     axes.set_ylabel(r"largest exponent $\lambda_1$ (nats per step)")
     axes.legend(frameon=False, fontsize="small", loc="lower right")
-    title(axes, "The largest exponent of each network")
+    title(axes, "Largest exponent of each network")
 
 
 def _draw_losses(axes: "Axes", results: Results) -> None:
-    for target, group in by_target(results):
-        losses = [list(numbers(each.numbers["loss"])) for each in group]
+    for target, group in by_target(results).items():
         axes.plot(
             group[0].numbers["steps"],
-            [median(column) for column in zip(*losses, strict=True)],
+            list(map(median, zip(*(each.numbers["loss"] for each in group), strict=True))),
             color=TARGET_COLORS[target],
             label=f"target {signed(target)}",
         )
     axes.set_yscale("log")
-    axes.set_xlabel("step of flossing")
+    axes.set_xlabel("flossing step")
     axes.set_ylabel(r"loss $(\lambda_1 - \mathrm{target})^2$")
     axes.legend(frameon=False, fontsize="small")
-    title(axes, "The loss, median over the networks")
+    title(axes, "Loss, median over networks")
 
 
 def _draw_spectra(axes: "Axes", results: Results) -> None:
     groups = by_k(results)
-    shared = min(len(group) for _, group in groups)
-    for index, each in enumerate(groups[0][1][:shared]):
-        _draw_spectrum(
-            axes,
-            each.numbers["spectrum_before"],
-            "before flossing" if index == 0 else None,
-            {"color": GREY, "linestyle": ":"},
-        )
-    for (k, group), style in zip(groups, K_STYLES, strict=False):
+    shared = min(map(len, groups.values()))
+
+    def draw_group(group: Sequence[Measurement], name: str, label: str, **style: Any) -> None:
         for index, each in enumerate(group[:shared]):
-            label = f"after, k = {k}" if index == 0 else None
-            _draw_spectrum(axes, each.numbers["spectrum_after"], label, style)
+            values = [value if math.isfinite(value) else math.nan for value in each.numbers[name]]
+            shown = label if index == 0 else None
+            axes.plot(range(1, len(values) + 1), values, linewidth=1.2, label=shown, **style)
+
+    first = next(iter(groups.values()))
+    draw_group(first, "spectrum_before", "before flossing", color=GREY, linestyle=":")
+    for (k, group), style in zip(groups.items(), K_STYLES, strict=False):
+        draw_group(group, "spectrum_after", f"after, k = {k}", **style)
         axes.axvline(k, color=style["color"], linewidth=0.8, alpha=0.5, zorder=0)
     axes.axhline(0, color="black", linestyle="--", linewidth=0.8, zorder=0)
     index_axis(axes, "exponent")
     axes.set_ylabel("Lyapunov exponent (nats per step)")
     axes.legend(frameon=False, fontsize="small", loc="lower left")
     title(axes, "Spectra before and after flossing to zero")
-
-
-def _draw_spectrum(axes: "Axes", values: Any, label: str | None, style: dict[str, Any]) -> None:
-    drawn = [each if math.isfinite(each) else math.nan for each in numbers(values)]
-    axes.plot(range(1, len(drawn) + 1), drawn, label=label, linewidth=1.2, **style)

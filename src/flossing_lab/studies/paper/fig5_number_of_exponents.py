@@ -1,37 +1,29 @@
-"""Figure 5: how many exponents to floss.
+"""Figure 5: the number of flossed exponents.
 
-The quick size takes about 1000 s of one core, of which 150 are shared with figure 4: per network
-2000 epochs at each of three delays, 18 ms together, and 1500 steps of flossing of 4 to 9 ms each.
+The quick size takes about 1000 s on one core, of which 150 s are shared with figure 4: for each
+network 2000 epochs at each of three delays, 18 ms together, and 1500 flossing steps of 4 to 9 ms.
 """
 
 # Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from flossing.plots import new_figure
-from flossing.report.model import Table
 from flossing.tasks import TemporalXor
-from flossing_lab.runs.comparison import tables
 from flossing_lab.runs.configuration import Configuration
-from flossing_lab.runs.outcomes import Arm, arms
+from flossing_lab.runs.outcomes import Arm
 from flossing_lab.runs.schedules import published
-from flossing_lab.studies.drawing import (
-    draw_accuracy_by_delay,
-    finish_accuracy,
-    title,
-)
-from flossing_lab.studies.study import Finding, Results, Study
-from flossing_lab.studies.training_size import (
-    MakeFlossing,
+from flossing_lab.studies.drawing import draw_accuracy_by_delay, finish_accuracy, title
+from flossing_lab.studies.study import Finding, Results, Study, group_by
+from flossing_lab.studies.training_runs import (
+    SCHEDULES,
     TrainingSize,
     delay_of,
     full_size,
     mean_accuracy,
-    no_flossing,
     reaches_further,
     solved_in_words,
     training_configurations,
@@ -40,129 +32,81 @@ from flossing_lab.studies.training_size import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STATEMENT = (
-    "The more exponents are flossed, the longer the delays that are learned; most of them have to "
-    "be flossed to reach the longest (recalled)."
-)
-CAPTION = (
-    "Temporal XOR, flossed before and during training as published, k of the exponents. Left: "
-    "accuracy after training against the delay. Right: the same against k, 0 for no flossing. "
-    "Medians over networks, and on the left a point for each."
-)
 MARKERS = "os^Dvpx"
 LINES = ("-", "--", "-.", ":")
-# Of Matplotlib's colour map the darker part, to be seen on white.
-DARK_PART = 0.88
+COLOR_RANGE = 0.88
+"""Part of the colour map that is used; its end is too light on white."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """How much is run.
-
-    Attributes:
-        k: how many exponents are flossed; 0 for none.
-        training: all else.
-    """
-
-    k: tuple[int, ...]
-    training: TrainingSize
-
-
-QUICK = Size(k=(0, 20, 40, 60, 75, 80), training=TrainingSize(delays=(20, 40, 70)))
-FULL = Size(k=(0, 1, 10, 20, 30, 40, 50, 60, 70, 75, 80), training=full_size(*range(10, 71, 10)))
-
-
-def configurations(size: Size) -> list[Configuration]:
-    """Return the runs: every delay with every k.
-
-    Example:
-        >>> len(configurations(QUICK))
-        54
-    """
-    return training_configurations(TemporalXor, size.training, list(map(_flossing, size.k)))
+def configurations(k: Sequence[int], size: TrainingSize) -> list[Configuration]:
+    """Return the runs on temporal XOR for all delays and `k`, 0 for no flossing."""
+    flossings = [partial(published, k=each) if each else SCHEDULES["none"] for each in k]
+    return training_configurations(TemporalXor, size, flossings)
 
 
 def draw(results: Results) -> "Figure":
-    """Draw accuracy against the delay and against k.
-
-    Args:
-        results: the runs.
-    """
+    """Draw accuracy against the delay and against k."""
     from matplotlib import colormaps
 
-    groups = _by_k(arms(results.runs))
     figure = new_figure(11.0, 3.9)
-    delays, sizes = figure.subplots(1, 2)
+    by_delay, by_k = figure.subplots(1, 2)
+    groups = _by_k(results)
     for index, (k, found) in enumerate(groups.items()):
-        color = colormaps["viridis"](DARK_PART * (1 - index / max(1, len(groups) - 1)))
-        style = {
-            "color": color,
-            "marker": MARKERS[index % len(MARKERS)],
-            "linestyle": LINES[index % len(LINES)],
-        }
-        draw_accuracy_by_delay(delays, found, label=_label(k), style=style, shift=0.4 * index)
-    title(delays, "By delay")
-    for index, delay in enumerate(sorted({delay_of(a) for each in groups.values() for a in each})):
-        points = [
-            (k, arm.median_accuracy)
-            for k, found in groups.items()
-            for arm in found
-            if delay_of(arm) == delay
-        ]
-        sizes.plot(
-            *zip(*points, strict=True),
+        draw_accuracy_by_delay(
+            by_delay,
+            found,
+            shift=0.4 * index,
+            label=_label(k),
+            color=colormaps["viridis"](COLOR_RANGE * (1 - index / max(1, len(groups) - 1))),
+            marker=MARKERS[index % len(MARKERS)],
+            linestyle=LINES[index % len(LINES)],
+        )
+    title(by_delay, "By delay")
+    arms = sorted(results.arms, key=lambda arm: (delay_of(arm), _k(arm)))
+    for index, (delay, found) in enumerate(group_by(arms, delay_of).items()):
+        by_k.plot(
+            list(map(_k, found)),
+            [arm.median_accuracy for arm in found],
             color=colormaps["plasma"](0.2 * index),
             marker=MARKERS[index % len(MARKERS)],
             linestyle=LINES[index % len(LINES)],
             label=f"d = {delay}",
         )
-    finish_accuracy(sizes)
-    sizes.set_xlabel("number k of flossed exponents")
-    title(sizes, "By the number of flossed exponents")
-    for axes in (delays, sizes):
-        # Beside the panel, for lines may be anywhere in it.
+    finish_accuracy(by_k)
+    by_k.set_xlabel("number k of flossed exponents")
+    title(by_k, "By number of flossed exponents")
+    for axes in (by_delay, by_k):
+        # Next to the panel, because curves may be anywhere in it.
         axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
 def findings(results: Results) -> list[Finding]:
-    """Return what is claimed of k, beside what was found."""
-    groups = _by_k(arms(results.runs))
+    """Compare the numbers of flossed exponents."""
+    groups = _by_k(results)
     flossed = {k: found for k, found in groups.items() if k}
     fewest, most = min(flossed), max(flossed)
-    solved = ". ".join(f"{_label(k)}, {solved_in_words(found)}" for k, found in groups.items())
+    solved = "; ".join(f"{_label(k)}, {solved_in_words(found)}" for k, found in groups.items())
     accuracy = ", ".join(
-        f"{100 * mean_accuracy(found):.1f} % for {_label(k)}" for k, found in groups.items()
+        f"{100 * mean_accuracy(found):.1f} % ({_label(k)})" for k, found in groups.items()
     )
     best = max(flossed, key=lambda k: mean_accuracy(flossed[k]))
     return [
         Finding(
-            claim="Longer delays are learned with many exponents flossed than with few.",
-            found=f"Networks that solved it. {solved}.",
+            claim="Longer delays are learned with many flossed exponents than with few.",
+            found=f"Networks that solved it: {solved}.",
             agrees=reaches_further(flossed[most], flossed[fewest]),
         ),
         Finding(
-            claim="Most of the exponents have to be flossed for the best result.",
+            claim="For the best result most of the exponents have to be flossed.",
             found=f"Mean accuracy over the delays: {accuracy}; the best is {_label(best)}.",
             agrees=best > most / 2,
         ),
     ]
 
 
-def result_tables(results: Results) -> tuple[Table, ...]:
-    """Return a row for every delay and k."""
-    return tables(results.runs)
-
-
-def _flossing(k: int) -> MakeFlossing:
-    return partial(published, k=k) if k else no_flossing
-
-
-def _by_k(found: Sequence[Arm]) -> dict[int, list[Arm]]:
-    groups: dict[int, list[Arm]] = {}
-    for arm in sorted(found, key=lambda arm: (_k(arm), delay_of(arm))):
-        groups.setdefault(_k(arm), []).append(arm)
-    return groups
+def _by_k(results: Results) -> dict[int, list[Arm]]:
+    return group_by(sorted(results.arms, key=lambda arm: (_k(arm), delay_of(arm))), _k)
 
 
 def _k(arm: Arm) -> int:
@@ -176,12 +120,18 @@ def _label(k: int) -> str:
 
 STUDY = Study(
     name="fig5",
-    title="Figure 5: how many exponents to floss",
-    statement=STATEMENT,
-    caption=CAPTION,
-    sizes={"quick": QUICK, "full": FULL},
-    configurations=configurations,
+    title="Figure 5: the number of flossed exponents",
+    statement="The more exponents are flossed, the longer the delays that are learned; to reach "
+    "the longest, most of them have to be flossed (recalled).",
+    caption="Temporal XOR, with k exponents flossed before and during training as published. Left: "
+    "accuracy after training against the delay. Right: the same against k, 0 for no flossing. "
+    "Medians over networks; on the left also a point for each.",
+    configurations={
+        "quick": configurations((0, 20, 40, 60, 75, 80), TrainingSize(delays=(20, 40, 70))),
+        "full": configurations(
+            (0, 1, 10, 20, 30, 40, 50, 60, 70, 75, 80), full_size(*range(10, 71, 10))
+        ),
+    },
     draw=draw,
-    tables=result_tables,
     findings=findings,
 )

@@ -1,1 +1,1 @@
-"""The default schedule with one part changed."""
+"""Ablation of the default schedule."""

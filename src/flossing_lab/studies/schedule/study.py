@@ -1,89 +1,49 @@
-"""What each part of the default schedule is good for."""
+"""Ablation of the default schedule, and of the networks it is used with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from flossing.report.model import Table
 from flossing.support.formatting import number_in_words
 from flossing_lab.runs.comparison import NEVER, or_never
 from flossing_lab.runs.configuration import Configuration
-from flossing_lab.runs.outcomes import Arm, arm_of, solved
-from flossing_lab.runs.records import AnyRun
+from flossing_lab.runs.outcomes import Arm, solved
 from flossing_lab.studies.schedule.variants import ROW, ablation, adders, networks, places
 from flossing_lab.studies.study import Results, SizeName, Study
 
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """How much is run.
-
-    Attributes:
-        seeds: how many networks of each variant.
-    """
-
-    seeds: int
+SEEDS: Mapping[SizeName, int] = {"quick": 3, "full": 10}
 
 
-SIZES: Mapping[SizeName, Size] = {"quick": Size(seeds=3), "full": Size(seeds=10)}
-
-
-def configurations(size: Size) -> list[Configuration]:
-    """Return the runs of every variant.
-
-    Example:
-        >>> len(configurations(SIZES["quick"])) == (17 + 3 + 4 + 2 + 8 + 6) * 3
-        True
-    """
-    groups = (ablation, networks, places, adders)
-    variants = [arm for group in groups for arm in group(seeds=size.seeds).values()]
-    # The default schedule is in two of the tables.
+def configurations(seeds: int) -> list[Configuration]:
+    """Return the runs of all variants."""
+    groups = (group(seeds=seeds) for group in (ablation, networks, places, adders))
+    variants = [arm for group in groups for arm in group.values()]
+    # By digest, because the default schedule is in two of the tables.
     return list({each.digest: each for arm in variants for each in arm}.values())
 
 
 def tables(results: Results) -> tuple[Table, ...]:
-    """Return a line a variant: schedules, networks, digits and adding.
-
-    Args:
-        results: of any of them.
-    """
-    runs = {each.configuration.digest: each for each in results.runs}
-    seeds = max(each.seeds for each in SIZES.values())
+    """Return a table for each group of variants."""
+    seeds = max(SEEDS.values())
     return (
-        ablation_table(ablation(seeds=seeds), runs, about=ROW.name),
-        ablation_table(networks(seeds=seeds), runs, about="default schedule"),
-        ablation_table(places(seeds=seeds), runs, about="digits"),
-        ablation_table(adders(seeds=seeds), runs, about="adding problem over 100 steps, N=128"),
+        variant_table(f"{ROW.name[0].upper()}{ROW.name[1:]}", ablation(seeds=seeds), results),
+        variant_table(
+            "Default schedule with other input weights and biases", networks(seeds=seeds), results
+        ),
+        variant_table("Digits", places(seeds=seeds), results),
+        variant_table("Adding problem over 100 steps, N=128", adders(seeds=seeds), results),
     )
 
 
-STUDY = Study(
-    name="schedule",
-    title="What each part of the default schedule is good for",
-    sizes=SIZES,
-    extents={name: f"{size.seeds} networks each" for name, size in SIZES.items()},
-    configurations=configurations,
-    tables=tables,
-    in_parts=True,
-)
-
-
-def ablation_table(
-    variants: Mapping[str, Sequence[Configuration]], runs: Mapping[str, AnyRun], *, about: str
+def variant_table(
+    subject: str, variants: Mapping[str, Sequence[Configuration]], results: Results
 ) -> Table:
-    """Return a line for every variant that was run.
-
-    Args:
-        variants: configurations that differ in the seed, by what the table calls them.
-        runs: what was run, by the digest of its configuration; others are left out.
-        about: what the task is called.
-    """
-    arms = {name: arm_of(configurations, runs) for name, configurations in variants.items()}
+    """Return a table with a row for every variant that was run."""
     return Table(
-        f"{about[0].upper()}{about[1:]}. Solved: at least 95 % on fresh data after training; "
-        "medians over seeds, where one that never gets there counts as infinite "
-        f"({NEVER}); of accuracies, or mean squared errors, after training the median and the "
-        "worst. Seconds: of flossing and of training in all.",
-        ("what", "solved", "epochs to 95 %", "median", "worst", "flossing", "training"),
+        f"{subject}. Solved: number of seeds with an accuracy of at least 95 % on fresh data after "
+        f"training. Epochs: median over seeds, where a run that does not get there counts as "
+        f"infinite ({NEVER}). Median and worst accuracy, or mean squared error, after training. "
+        "Flossing and training: total seconds, median.",
+        ("variant", "solved", "epochs to 95 %", "median", "worst", "flossing", "training"),
         tuple(
             (
                 name,
@@ -93,8 +53,7 @@ def ablation_table(
                 f"{arm.flossing_seconds:.0f}",
                 f"{arm.training_seconds:.0f}",
             )
-            for name, arm in arms.items()
-            if arm is not None
+            for name, arm in results.named_arms(variants).items()
         ),
     )
 
@@ -104,3 +63,13 @@ def _median_and_worst(arm: Arm) -> tuple[str, str]:
         return number_in_words(arm.median_loss), number_in_words(max(arm.losses))
     least = min(each.final.accuracy or 0.0 for each in arm.runs)
     return f"{100 * arm.median_accuracy:.1f} %", f"{100 * least:.1f} %"
+
+
+STUDY = Study(
+    name="schedule",
+    title="Ablation of the default schedule",
+    extents={name: f"{seeds} networks for each variant" for name, seeds in SEEDS.items()},
+    configurations={name: configurations(seeds) for name, seeds in SEEDS.items()},
+    tables=tables,
+    partial=True,
+)

@@ -1,186 +1,154 @@
-"""What each part of the default schedule is good for: with one changed, or another network."""
+"""Variants of the default schedule and of the network that it is used with."""
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flossing.tasks import AddingProblem, CopyMemory, Digits
 from flossing_lab.runs.configuration import Architecture, Configuration, Flossing
 from flossing_lab.runs.schedules import DEFAULT, default, published, scheduled
-from flossing_lab.studies.baselines.arms import CONTESTS, FLOSSING
-from flossing_lab.studies.horizon.tasks import ADDING, BENT, INTEGRATOR, QUIET, ROWS, Row
+from flossing_lab.studies.baselines.arms import BENCHMARKS, FLOSSING
+from flossing_lab.studies.horizon.tasks import ADDING, BIAS_SCALE, INTEGRATOR, ROWS, SMALL_INPUTS
+
+Variants = dict[str, list[Configuration]]
+"""Configurations that differ in the seed, by what the table calls them."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The default schedule with some of it changed.
+    """A change of the default schedule.
 
     Attributes:
-        schedule: options of `flossing.Flosser` that are other than by default.
-        share: which part of the exponents is flossed.
-        settings: fields of `Flossing` that are other than by default.
+        schedule: changed options of `flossing.Flosser`.
+        share: share of the exponents that is flossed.
+        settings: changed fields of `Flossing`.
     """
 
-    schedule: Mapping[str, Any]
+    schedule: Mapping[str, Any] = field(default_factory=dict[str, Any])
     share: float = 1.0
-    settings: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def flossing(self, size: int) -> Flossing:
-        """Return how a network of that size is flossed.
-
-        Args:
-            size: number N of hidden units.
-        """
-        changed = replace(
-            default(size, k=max(1, round(self.share * size))), schedule={**DEFAULT, **self.schedule}
-        )
-        return replace(changed, **(self.settings or {}))
+        """Return the flossing of a network of `size` units."""
+        flossing = default(size, k=max(1, round(self.share * size)))
+        return replace(flossing, schedule={**DEFAULT, **self.schedule}, **self.settings)
 
 
 VARIANTS: Mapping[str, Variant] = {
-    "default": Variant({}),
-    "without drift": Variant({"drift": None}),
-    "drift mended sooner": Variant({"drift": 0.02}),
-    "never ends": Variant({"times": None}),
+    "default": Variant(),
+    "without correction of drift": Variant({"drift": None}),
+    "drift corrected earlier": Variant({"drift": 0.02}),
+    "no limit of episodes": Variant({"times": None}),
     "before training only": Variant({"times": 0, "drift": None}),
     "during training only": Variant({"before": 0}),
-    "before training, small steps": Variant({"lr": 1e-3}),
+    "small steps before training": Variant({"lr": 1e-3}),
     "every epoch": Variant({"every": 1, "times": 1200}),
     "every 10 epochs": Variant({"every": 10, "times": 120}),
     "20 steps every 60 epochs": Variant({"every": 60, "steps": 20, "times": 20}),
-    "nine tenths of the exponents": Variant({}, share=0.9),
-    "three quarters of the exponents": Variant({}, share=0.75),
-    "gradients not clipped": Variant({"max_gradient_norm": None}),
-    "four sequences": Variant({}, settings={"sequences": 4}),
-    "sequences of 100 steps": Variant({}, settings={"time_steps": 100}),
-    "sequences of 36 steps": Variant({}, settings={"time_steps": 36}),
+    "90 % of the exponents": Variant(share=0.9),
+    "75 % of the exponents": Variant(share=0.75),
+    "no gradient clipping": Variant({"max_gradient_norm": None}),
+    "four sequences": Variant(settings={"sequences": 4}),
+    "sequences of 100 steps": Variant(settings={"time_steps": 100}),
+    "sequences of 36 steps": Variant(settings={"time_steps": 36}),
 }
 
-ROW: Row = next(row for row in ROWS if row.name == "temporal XOR d=70, N=80")
-"""Hard enough to tell schedules apart, and small enough to run many."""
+ROW = next(row for row in ROWS if row.name == "temporal XOR d=70, N=80")
+"""Difficult enough to tell schedules apart, and cheap enough for many runs."""
 
 
-def ablation(*, seeds: int) -> dict[str, list[Configuration]]:
-    """Return the runs of every variant, and of the published schedule, one a seed.
-
-    Args:
-        seeds: how many.
+def ablation(*, seeds: int) -> Variants:
+    """Return the runs of every variant and of the published schedule.
 
     Example:
-        >>> [each.seed for each in ablation(seeds=3)["never ends"]]
+        >>> [each.seed for each in ablation(seeds=3)["every epoch"]]
         [0, 1, 2]
     """
     size = ROW.architecture.size
     flossings = {name: variant.flossing(size) for name, variant in VARIANTS.items()}
     flossings["published"] = published(size)
-    (plain, *_) = ROW.configurations(seeds=1)["without"]
-    return {
-        name: [replace(plain, flossing=flossing, seed=seed) for seed in range(seeds)]
-        for name, flossing in flossings.items()
-    }
+    (plain,) = ROW.configurations(seeds=1)["without"]
+    return _seeded(
+        {name: replace(plain, flossing=flossing) for name, flossing in flossings.items()}, seeds
+    )
 
 
 NETWORKS: Mapping[str, Mapping[str, float]] = {
     "as published": {},
-    f"input weights {QUIET:g} of that": {"input_gain": QUIET},
-    f"biases of {BENT:g}": {"bias_scale": BENT},
-    f"input weights {QUIET:g} of that, biases of {BENT:g}": {
-        "input_gain": QUIET,
-        "bias_scale": BENT,
+    f"input weights × {SMALL_INPUTS:g}": {"input_gain": SMALL_INPUTS},
+    f"biases of {BIAS_SCALE:g}": {"bias_scale": BIAS_SCALE},
+    f"input weights × {SMALL_INPUTS:g}, biases of {BIAS_SCALE:g}": {
+        "input_gain": SMALL_INPUTS,
+        "bias_scale": BIAS_SCALE,
     },
 }
-"""What the units of a network are driven with, before training."""
-
-COPIED = next(contest for contest in CONTESTS if isinstance(contest.task, CopyMemory))
+"""Scales of input weights and biases before training."""
 
 
-def networks(*, seeds: int) -> dict[str, list[Configuration]]:
-    """Return the runs of networks that differ in what drives their units, by the default schedule.
+def networks(*, seeds: int) -> Variants:
+    """Return the runs of networks with other input weights and biases, under the default schedule.
 
-    Args:
-        seeds: how many.
-
-    Example:
-        >>> len(networks(seeds=3))
-        10
+    Small input weights are run without flossing too.
     """
+    copying = next(each for each in BENCHMARKS if isinstance(each.task, CopyMemory))
     flossed = {
-        ROW.name: ablation(seeds=seeds)["default"],
-        COPIED.name: COPIED.configurations(seeds=seeds)[FLOSSING],
+        ROW.name: ROW.configurations(seeds=1)["default"],
+        copying.name: copying.configurations(seeds=1)[FLOSSING],
     }
     found = {
-        f"{task}, {name}": [
-            replace(each, architecture=replace(each.architecture, **options)) for each in arm
-        ]
-        for task, arm in flossed.items()
+        f"{task}, {name}": replace(each, architecture=replace(each.architecture, **options))
+        for task, (each,) in flossed.items()
         for name, options in NETWORKS.items()
     }
-    quiet = f"input weights {QUIET:g} of that"
-    return found | {
-        f"{task}, {quiet}, without flossing": [
-            replace(each, flossing=None) for each in found[f"{task}, {quiet}"]
-        ]
+    small = f"input weights × {SMALL_INPUTS:g}"
+    without = {
+        f"{task}, {small}, without flossing": replace(found[f"{task}, {small}"], flossing=None)
         for task in flossed
     }
+    return _seeded(found | without, seeds)
 
 
-PLACES = {"anywhere in the sequences": True, "at their beginning": False}
-"""Where sequences are flossed whose inputs change their statistics."""
-
-HELD_ROWS = tuple(row for row in ROWS if isinstance(row.task, Digits) and row.task.hold == 200)
+PLACES = {"on random windows of the sequences": True, "on the start of the sequences": False}
+"""Where to floss sequences whose inputs change their statistics; see `Flossing.anywhere`."""
 
 
-def places(*, seeds: int) -> dict[str, list[Configuration]]:
-    """Return the runs of digits held for long, flossed anywhere in the sequences and before a hold.
-
-    Args:
-        seeds: how many.
-
-    Example:
-        >>> len(places(seeds=3))
-        8
-    """
-    found: dict[str, list[Configuration]] = {}
-    for row, gain, (name, anywhere) in itertools.product(HELD_ROWS, (1.0, QUIET), PLACES.items()):
-        found[f"{row.name}: input weights times {gain:g}, flossed {name}"] = [
-            replace(
-                each,
-                architecture=replace(each.architecture, input_gain=gain),
-                flossing=replace(each.flossing, anywhere=anywhere),
-            )
-            for each in row.configurations(seeds=seeds)["default"]
-            if each.flossing is not None
-        ]
-    return found
+def places(*, seeds: int) -> Variants:
+    """Return the runs of digits with a long hold, flossed on random windows or on the start."""
+    held = [row for row in ROWS if isinstance(row.task, Digits) and row.task.hold == 200]
+    found: dict[str, Configuration] = {}
+    for row, gain, (name, anywhere) in itertools.product(held, (1.0, SMALL_INPUTS), PLACES.items()):
+        (each,) = row.configurations(seeds=1)["default"]
+        assert each.flossing is not None
+        found[f"{row.name}: input weights × {gain:g}, flossed {name}"] = replace(
+            each,
+            architecture=replace(each.architecture, input_gain=gain),
+            flossing=replace(each.flossing, anywhere=anywhere),
+        )
+    return _seeded(found, seeds)
 
 
 FEW = 16
-"""Exponents: units whose own are not flossed can shut inputs out."""
+"""Number of flossed exponents that leaves most units free to contract and shut inputs out."""
 
 ADDERS: Mapping[str, tuple[Mapping[str, Any], int | None]] = {
     "standard normal input weights": ({}, None),
-    "small input weights": ({"input_gain": QUIET}, None),
-    "small input weights, biases": ({"input_gain": QUIET, "bias_scale": BENT}, None),
+    "small input weights": ({"input_gain": SMALL_INPUTS}, None),
+    "small input weights, biases": (
+        {"input_gain": SMALL_INPUTS, "bias_scale": BIAS_SCALE},
+        None,
+    ),
     f"{FEW} exponents": ({}, FEW),
     "from the identity": (
         {"initialisation": "identity", "input_gain": INTEGRATOR.input_gain},
         None,
     ),
 }
-"""What was tried on the adding problem: of the network, and how many exponents are flossed."""
+"""Variants tried on the adding problem: fields of `Architecture`, and the number of exponents."""
 
 
-def adders(*, seeds: int) -> dict[str, list[Configuration]]:
-    """Return the runs of what was tried on the adding problem, over 100 steps.
-
-    Args:
-        seeds: how many.
-
-    Example:
-        >>> len(adders(seeds=3))
-        6
-    """
+def adders(*, seeds: int) -> Variants:
+    """Return the runs of what was tried on the adding problem over 100 steps."""
     plain = Configuration(
         task=AddingProblem(steps=100), architecture=Architecture(size=128), training=ADDING
     )
@@ -193,6 +161,11 @@ def adders(*, seeds: int) -> dict[str, list[Configuration]]:
         )
         for name, (options, k) in ADDERS.items()
     }
+    return _seeded(found, seeds)
+
+
+def _seeded(configurations: Mapping[str, Configuration], seeds: int) -> Variants:
     return {
-        name: [replace(each, seed=seed) for seed in range(seeds)] for name, each in found.items()
+        name: [replace(each, seed=seed) for seed in range(seeds)]
+        for name, each in configurations.items()
     }

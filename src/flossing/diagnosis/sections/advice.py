@@ -108,7 +108,7 @@ def _rule(subject: Subject) -> str:
         "The rule: a direction carries gradients over H steps if |λᵢ| H < "
         f"ln {CARRYING_FACTOR:.0f}, so that they change by less than a factor of "
         f"{CARRYING_FACTOR:.0f}. Flossing is recommended if fewer than k directions do, or if "
-        "gradients explode along any. k is the number of exponents that "
+        "gradients explode along any. The number k counts the exponents that "
         f"{str(dtype).removeprefix('torch.')} can resolve: those that are finite and less than "
         f"{number_in_words(resolvable_gap(dtype), 2)} nats per step below the largest, a gap at "
         "which a single step loses half of the digits. For an LSTM, k is at most its number of "

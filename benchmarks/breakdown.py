@@ -1,9 +1,9 @@
-"""What the time of value and gradient is spent on, for a vanilla network in float32.
+"""Measure where the time of value and gradient goes, for a vanilla network in float32.
 
 Run from the repository's root: `python benchmarks/breakdown.py`. The compiled loops are timed from
-within. What the products take in them is the time of the same loops for a network whose tangent
-vectors stay orthonormal (W a permutation, all slopes 1) and need no factorisation; the rest of the
-scans is that of the factorisations. What is around the loops is Python's and PyTorch's.
+inside. The time of their products is that of the same loops for a network whose tangent vectors
+stay orthonormal (W a permutation, all slopes 1) and need no factorisation; the rest of a scan is
+attributed to the factorisations, and everything outside the loops to Python and PyTorch.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def timed_loops() -> dict[str, float]:
-    """Have every compiled loop add its seconds to what is returned."""
+    """Time every compiled loop, and return where the seconds are added up."""
     taken: dict[str, float] = defaultdict(float)
 
     def timed(threads: int, function: Any, *arguments: Any) -> Any:
@@ -83,7 +83,7 @@ def timed_loops() -> dict[str, float]:
 
 
 def breakdown(problem: Problem, repetitions: int, taken: dict[str, float]) -> dict[str, float]:
-    """Return the milliseconds of every part."""
+    """Return the time of every part in milliseconds."""
     orthonormal = Problem.of("RNN", problem.size)
     # A permutation of what stays positive.
     units = torch.randperm(problem.size.N)

@@ -1,8 +1,8 @@
-"""Seconds of a training step for each network, alone and as one model, over several numbers.
+"""Measure the time of a training step per network, for several networks trained as one model.
 
-Run from the repository's root: `python benchmarks/together.py`. One thread, float32; an epoch is
-forward, loss, backward, clipping and a step of Adam. The reference trains one network through the
-module's own forward, as a plain PyTorch script would. Repetitions are interleaved; medians.
+Run from the repository's root: `python benchmarks/together.py`. One thread, float32; a step is
+forward pass, loss, backward pass, clipping and Adam. The reference trains one network through the
+module's own forward pass, as a plain PyTorch script would. Repetitions are interleaved; medians.
 """
 
 import argparse

@@ -32,6 +32,22 @@ from results_words import accuracy, paragraph, percent, read_json
 DOCS = Path(__file__).parent
 PAGE = DOCS / "results.md"
 RECORDS = DOCS / "reproduction" / "records"
+README = DOCS.parent / "README.md"
+README_START, README_END = (
+    "<!-- results: written by docs/make_results.py -->",
+    "<!-- end of results -->",
+)
+README_ROWS = (
+    "temporal XOR d=40, N=80",
+    "temporal XOR d=70, N=80",
+    "temporal XOR d=200, N=256",
+    "delayed copy d=200, N=256",
+    "spatial XOR d=40, N=80",
+    "digits, asked after 60 blank steps, N=128",
+    "digits, asked after 500 blank steps, N=128",
+    "adding problem, 200 steps, ReLU, N=128",
+    "adding problem, 1000 steps, N=128",
+)
 DEMOS = [DOCS / "figures" / name for name in ("demo.json", "demo-seed-1.json", "demo-seed-2.json")]
 BENCHMARKS = DOCS.parent / "benchmarks" / "results"
 
@@ -49,7 +65,7 @@ def page() -> str:
         schedule_section(runs),
         input_section(runs),
         adding_section(runs),
-        baselines_section(records[baselines.STUDY.name], runs),
+        baselines_section(records[baselines.STUDY.name]),
         demo_section([read_json(path) for path in DEMOS]),
         speed_section(),
     ]
@@ -263,9 +279,22 @@ def speed_section() -> str:
     )
 
 
+def readme() -> str:
+    """Return README.md with the rows of the horizon study that it shows."""
+    (table,) = horizon.tables(read_records(RECORDS)[horizon.STUDY.name].results)
+    shown = [row for row in table.rows if row[0] in README_ROWS]
+    columns = [name for name in table.columns if not name.startswith("cost")]
+    rows = tuple(row[: len(columns)] for row in shown)
+    before, rest = README.read_text(encoding="utf-8").split(README_START)
+    _, after = rest.split(README_END)
+    lines = markdown_table(Table("", tuple(columns), rows))
+    return f"{before}{README_START}\n\n{lines}\n\n{README_END}{after}"
+
+
 def main() -> None:
-    """Write the page."""
+    """Write the page, and the table of the README."""
     PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(readme(), encoding="utf-8")
 
 
 def _delay(task: Task) -> str:

@@ -11,9 +11,9 @@ from flossing_lab.runs.outcomes import Arm, arm_of, outcome
 from flossing_lab.runs.records import CondensedRun
 from flossing_lab.runs.schedules import PUBLISHED
 from flossing_lab.studies.baselines import study as baselines
-from flossing_lab.studies.baselines.arms import CONTESTS, FLOSSED, FLOSSED_QUIETLY, FLOSSING
+from flossing_lab.studies.baselines.arms import BENCHMARKS, FLOSSED, FLOSSING, FLOSSING_SMALL_INPUTS
 from flossing_lab.studies.horizon import study as horizon
-from flossing_lab.studies.horizon.tasks import BENT, QUIET, ROWS
+from flossing_lab.studies.horizon.tasks import BIAS_SCALE, ROWS, SMALL_INPUTS
 from flossing_lab.studies.page import PAGE as REPRODUCTION
 from flossing_lab.studies.page import picture
 from flossing_lab.studies.record import Record
@@ -55,9 +55,9 @@ def horizon_section(record: Record) -> str:
                 and training are the same in all three columns: {epochs[0]} to {epochs[-1]} steps of
                 Adam at most, with a step size that falls to zero over the last
                 {percent(cooldown, 0)} of them. Input weights are standard normal as in the paper,
-                but {QUIET:g} times that for digits and for XOR over 200 steps, where biases have a
-                standard deviation of {BENT:g}. ReLU networks start from the identity with input
-                weights of {number(gain * 1e-3)}, and only their largest exponent is flossed; their
+                but {SMALL_INPUTS:g} times that for digits and for XOR over 200 steps, where biases
+                have a standard deviation of {BIAS_SCALE:g}. ReLU networks start from the identity
+                with input weights of {number(gain * 1e-3)}, and only their largest exponent is flossed; their
                 step size over the two longer delays was chosen with flossing. By `flossing
                 reproduce horizon --full` on {counted(int(sizes["processors_available"]), "core")}.
                 """
@@ -135,17 +135,17 @@ def input_section(runs: Runs) -> str:
         f"""
         Exponents at zero keep information in the state from decaying, but not from being mixed with
         new inputs. Standard normal input weights drive units into saturation, where what the state
-        keeps is folded together with what comes in; with {QUIET:g} times that it stays readable.
-        Digits held through 200 steps of noise come to {by_place[QUIET, True]} rather than
+        keeps is folded together with what comes in; with {SMALL_INPUTS:g} times that it stays
+        readable. Digits held through 200 steps of noise come to {by_place[SMALL_INPUTS, True]} rather than
         {by_place[1.0, True]}, in the median of {VARIANT_SEEDS} networks, and to
-        {by_place[QUIET, False]} rather than {by_place[1.0, False]} if flossed at their beginning
-        only. Copy memory over 100 steps comes to {of(CopyMemory, gain=QUIET)} rather than
+        {by_place[SMALL_INPUTS, False]} rather than {by_place[1.0, False]} if flossed at their
+        beginning only. Copy memory over 100 steps comes to {of(CopyMemory, gain=SMALL_INPUTS)} rather than
         {of(CopyMemory, gain=1.0)}. Small input weights alone do not help: without flossing temporal
-        XOR over 70 steps has {of(TemporalXor, gain=QUIET, flossed=False)}, and copy memory
-        {of(CopyMemory, gain=QUIET, flossed=False)}. tanh is odd, so units near zero hardly form
-        products of inputs, and biases make them do so: over 70 steps XOR with small inputs has
-        {of(TemporalXor, gain=QUIET)} without them and {of(TemporalXor, gain=QUIET, bias=BENT)} with
-        them. That biases help XOR over 200 steps to start is an impression from single runs, not a
+        XOR over 70 steps has {of(TemporalXor, gain=SMALL_INPUTS, flossed=False)}, and copy memory
+        {of(CopyMemory, gain=SMALL_INPUTS, flossed=False)}. tanh is odd, so units near zero hardly
+        form products of inputs, and biases make them do so: over 70 steps XOR with small inputs has
+        {of(TemporalXor, gain=SMALL_INPUTS)} without them and
+        {of(TemporalXor, gain=SMALL_INPUTS, bias=BIAS_SCALE)} with them. That biases help XOR over 200 steps to start is an impression from single runs, not a
         recorded result.
         """
     )
@@ -196,28 +196,30 @@ def adding_section(runs: Runs) -> str:
     )
 
 
-def baselines_section(record: Record, runs: Runs) -> str:
+def baselines_section(record: Record) -> str:
     """Return how flossing compares with other remedies."""
-    contests = {
-        type(contest.task): {
-            name: _arm(each, runs) for name, each in contest.configurations().items()
+    # Other studies have runs of the same configurations, timed under other load.
+    runs = record.results.by_digest
+    benchmarks = {
+        type(benchmark.task): {
+            name: _arm(each, runs) for name, each in benchmark.configurations().items()
         }
-        for contest in CONTESTS
+        for benchmark in BENCHMARKS
     }
-    names = {type(contest.task): contest.name for contest in CONTESTS}
-    judged = [(kind, flossed) for kind in contests for flossed in FLOSSED]
+    names = {type(benchmark.task): benchmark.name for benchmark in BENCHMARKS}
+    judged = [(kind, flossed) for kind in benchmarks for flossed in FLOSSED]
     verdicts = {
         case: finding.agrees
         for case, finding in zip(judged, baselines.findings(record.results), strict=True)
     }
 
     def where(flossed: str, verdict: bool | None) -> str:
-        return listed(names[kind] for kind in contests if verdicts[kind, flossed] is verdict)
+        return listed(names[kind] for kind in benchmarks if verdicts[kind, flossed] is verdict)
 
-    xor, copied, added = (contests[kind] for kind in (TemporalXor, CopyMemory, AddingProblem))
+    xor, copied, added = (benchmarks[kind] for kind in (TemporalXor, CopyMemory, AddingProblem))
     times = added[MEMORY].seconds / added[FLOSSING].seconds
     others = len(copied) - len(FLOSSED)
-    (seeds,) = {len(arm.runs) for found in contests.values() for arm in found.values()}
+    (seeds,) = {len(arm.runs) for found in benchmarks.values() for arm in found.values()}
     return "\n\n".join(
         (
             "## Comparison with baselines",
@@ -228,7 +230,8 @@ def baselines_section(record: Record, runs: Runs) -> str:
                 {others} baselines, {seeds} seeds each, by `flossing reproduce
                 {baselines.STUDY.name} --full` ([all numbers](reproduction/{REPRODUCTION})). Within
                 the time that flossing with its default schedule takes, no baseline is better, by
-                {100 * baselines.EQUAL:.0f} point of accuracy or more, on {where(FLOSSING, True)}.
+                {100 * baselines.EQUAL_ACCURACIES:.0f} point of accuracy or more, on
+                {where(FLOSSING, True)}.
                 """
             ),
             paragraph(
@@ -236,10 +239,10 @@ def baselines_section(record: Record, runs: Runs) -> str:
                 Flossing loses on {where(FLOSSING, False)}: {accuracy(copied[FLOSSING])} of the
                 symbols where modReLU has {accuracy(copied[MODRELU])}. The input weights of modReLU
                 and of gated networks are, however, about an order of magnitude smaller than the
-                published ones. With input weights of {QUIET:g} flossing has
-                {accuracy(copied[FLOSSED_QUIETLY])} there, and no baseline is better on
-                {where(FLOSSED_QUIETLY, True)}. Networks that start orthogonal, with such input
-                weights, do the delayed copy as well; after all epochs they have
+                published ones. With input weights of {SMALL_INPUTS:g} flossing has
+                {accuracy(copied[FLOSSING_SMALL_INPUTS])} there, and no baseline is better on
+                {where(FLOSSING_SMALL_INPUTS, True)}. Networks that start orthogonal, with such
+                input weights, do the delayed copy as well; after all epochs they have
                 {accuracy(xor[QUIET_ORTHOGONAL])} on temporal XOR and
                 {accuracy(copied[QUIET_ORTHOGONAL])} on copy memory.
                 """

@@ -96,6 +96,11 @@ def test_results_follow_from_the_records(monkeypatch):
     assert made == (DOCS / "results.md").read_text(encoding="utf-8")
 
 
+def test_the_table_of_the_readme_follows_from_the_records(monkeypatch):
+    made = script("make_results.py", monkeypatch)["readme"]()
+    assert made == README.read_text(encoding="utf-8")
+
+
 def test_results_change_with_the_records(monkeypatch, tmp_path):
     variables = script("make_results.py", monkeypatch)
     demos = [json.loads(path.read_text(encoding="utf-8")) for path in variables["DEMOS"]]

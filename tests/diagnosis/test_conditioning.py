@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import flossing
-from flossing.diagnosis.sections.conditioning import ladder
 
 
 def test_a_map_whose_singular_values_are_known(linear_study, section_of):
@@ -71,11 +70,3 @@ def test_lost_directions(linear_study, section_of):
 def test_one_direction(linear_study, section_of):
     section = section_of("conditioning", linear_study([0.0]))
     assert section.meaning == ("A state of one dimension has only one direction.",)
-
-
-@pytest.mark.parametrize(
-    ("longest", "horizon", "rungs"),
-    [(1, 1, [1]), (5, 100, [1, 2, 3, 4, 5]), (10, 7, [1, 2, 3, 4, 6, 7, 8, 10])],
-)
-def test_the_ladder_ends_at_the_longest(longest, horizon, rungs):
-    assert ladder(longest, horizon) == rungs

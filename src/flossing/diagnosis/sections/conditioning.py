@@ -8,7 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
+from flossing.analysis.long_term_jacobian import (
+    LongTermJacobian,
+    geometric_horizons,
+    long_term_jacobian,
+)
 from flossing.diagnosis.study import Study, affordable
 from flossing.plots import plot_condition_number
 from flossing.report.model import Figure, Section, Table, Value
@@ -38,7 +42,7 @@ def conditioning_section(study: Study) -> Section:
         trajectories=affordable(_BUDGET, cost, most=MOST_TRAJECTORIES),
         double=True,
     )
-    horizons = ladder(longest, study.horizon)
+    horizons = sorted({*geometric_horizons(longest), min(study.horizon, longest), longest})
     origins = affordable(_BUDGET, cost * part.trajectories, most=MOST_ORIGINS)
     result = long_term_jacobian(**part.options, horizons=horizons, k=k, origins=origins)
     return Section(
@@ -59,21 +63,6 @@ def conditioning_section(study: Study) -> Section:
         ),
         numbers=_numbers(result),
     )
-
-
-def ladder(longest: int, horizon: int) -> list[int]:
-    """Return 1, 2, 3, 4, 6, 8, 12, … up to the longest, with it and the horizon among them.
-
-    Args:
-        longest: The last one.
-        horizon: One more, if it is not longer.
-
-    Example:
-        >>> ladder(20, 10)
-        [1, 2, 3, 4, 6, 8, 10, 12, 16, 20]
-    """
-    rungs = {factor << power for power in range(longest.bit_length()) for factor in (1, 3)}
-    return sorted(rung for rung in rungs | {horizon, longest} if rung <= longest)
 
 
 def _longest_horizon(study: Study) -> int:

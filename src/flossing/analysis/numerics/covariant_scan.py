@@ -154,7 +154,11 @@ def _back_through_lost_rank(
             dependent.unsqueeze(-2), to_zero, solve_triangular(triangular, reached, upper=True)
         )
     )
-    return before, (reached_lengths - lengths).masked_fill(dependent, -torch.inf)
+    # With ρ the length of C − C_d Y and ℓ that of its solution, J maps the new vector to
+    # (C − C_d Y) / (ρ ℓ): a share 1/(ρ ℓ) of the old one, and of those that were taken out.
+    # This share is what multiplies to the product of the R_ii, so that exponents agree.
+    grown = -(reached_lengths + lengths)
+    return before, grown.masked_fill(dependent, -torch.inf)
 
 
 def _unit_columns(

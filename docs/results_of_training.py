@@ -58,8 +58,9 @@ def horizon_section(record: Record) -> str:
                 but {SMALL_INPUTS:g} times that for digits and for XOR over 200 steps, where biases
                 have a standard deviation of {BIAS_SCALE:g}. ReLU networks start from the identity
                 with input weights of {number(gain * 1e-3)}, and only their largest exponent is
-                flossed; their step size over the two longer delays was chosen with flossing. By `flossing
-                reproduce horizon --full` on {counted(int(sizes["processors_available"]), "core")}.
+                flossed; their step size over the two longer delays was chosen with flossing. By
+                `flossing reproduce horizon --full` on
+                {counted(int(sizes["processors_available"]), "core")}.
                 """
             ),
             paragraph(
@@ -137,10 +138,12 @@ def input_section(runs: Runs) -> str:
         new inputs. Standard normal input weights drive units into saturation, where what the state
         keeps is folded together with what comes in; with {SMALL_INPUTS:g} times that it stays
         readable. Digits held through 200 steps of noise come to
-        {by_place[SMALL_INPUTS, True]} rather than {by_place[1.0, True]}, in the median of {VARIANT_SEEDS} networks, and to
+        {by_place[SMALL_INPUTS, True]} rather than {by_place[1.0, True]}, in the median of
+        {VARIANT_SEEDS} networks, and to
         {by_place[SMALL_INPUTS, False]} rather than {by_place[1.0, False]} if flossed at their
         beginning only. Copy memory over 100 steps comes to
-        {of(CopyMemory, gain=SMALL_INPUTS)} rather than {of(CopyMemory, gain=1.0)}. Small input weights alone do not help: without flossing temporal
+        {of(CopyMemory, gain=SMALL_INPUTS)} rather than {of(CopyMemory, gain=1.0)}. Small
+        input weights alone do not help: without flossing temporal
         XOR over 70 steps has {of(TemporalXor, gain=SMALL_INPUTS, flossed=False)}, and copy memory
         {of(CopyMemory, gain=SMALL_INPUTS, flossed=False)}. tanh is odd, so units near zero hardly
         form products of inputs, and biases make them do so: over 70 steps XOR with small inputs has

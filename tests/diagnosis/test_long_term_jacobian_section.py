@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import flossing
-from flossing.diagnosis.sections.long_term_jacobian import horizon_ladder
 
 
 def test_a_map_whose_singular_values_are_known(linear_subject, section_of):
@@ -74,11 +73,3 @@ def test_one_direction(linear_subject, section_of):
     section = section_of("conditioning", linear_subject([0.0]))
     assert "single direction" in section.meaning[0]
     assert section.numbers == {}
-
-
-@pytest.mark.parametrize(
-    ("longest", "horizon", "rungs"),
-    [(1, 1, [1]), (5, 100, [1, 2, 3, 4, 5]), (10, 7, [1, 2, 3, 4, 6, 7, 8, 10])],
-)
-def test_the_ladder_ends_at_the_longest(longest, horizon, rungs):
-    assert horizon_ladder(longest, horizon) == rungs

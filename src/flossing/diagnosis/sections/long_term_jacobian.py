@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
+from flossing.analysis.long_term_jacobian import (
+    LongTermJacobian,
+    geometric_horizons,
+    long_term_jacobian,
+)
 from flossing.diagnosis.advice import resolvable_gap
 from flossing.diagnosis.subject import Subject, affordable
 from flossing.plots import plot_condition_number
@@ -37,7 +41,7 @@ def long_term_jacobian_section(subject: Subject) -> Section:
     )
     result = long_term_jacobian(
         **excerpt.options,
-        horizons=horizon_ladder(longest, subject.horizon),
+        horizons=sorted({*geometric_horizons(longest), min(subject.horizon, longest), longest}),
         k=k,
         origins=affordable(_BUDGET, cost * excerpt.trajectories, most=MOST_ORIGINS),
     )
@@ -68,17 +72,6 @@ def long_term_jacobian_section(subject: Subject) -> Section:
             "median_log_singular_values": nested_numbers(_median_logs(result)),
         },
     )
-
-
-def horizon_ladder(longest: int, horizon: int) -> list[int]:
-    """Return 1, 2, 3, 4, 6, 8, 12, … up to `longest`, with it and, if not longer, the horizon.
-
-    Example:
-        >>> horizon_ladder(20, 10)
-        [1, 2, 3, 4, 6, 8, 10, 12, 16, 20]
-    """
-    rungs = {factor << power for power in range(longest.bit_length()) for factor in (1, 3)}
-    return sorted(rung for rung in rungs | {horizon, longest} if rung <= longest)
 
 
 def _longest_horizon(subject: Subject) -> int:

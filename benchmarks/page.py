@@ -63,9 +63,10 @@ TOGETHER = """\
 
 Milliseconds of a training step per network (N = 80, T = 120, B = 16, one thread): forward pass,
 loss, backward pass, clipping and Adam. "PyTorch alone" trains one network through the module's own
-forward pass; `flossing train` and `flossing sweep` train several seeds in one model. In brackets:
-the speed relative to one network in a model of its own. Cells that loop over steps in Python become
-about three times faster; PyTorch's layers, which spend their time on arithmetic, gain nothing.
+forward pass. In brackets: the speed relative to one network in a model of its own. Cells that loop
+over steps in Python become about three times faster, and `flossing train` and `flossing sweep`
+train several seeds of them in one model; PyTorch's layers, which spend their time on arithmetic,
+gain nothing, and are trained one by one.
 Measured by `python benchmarks/together.py --output benchmarks/results/together.json`.
 """
 

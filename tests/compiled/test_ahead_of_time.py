@@ -265,7 +265,7 @@ def test_jacobians_and_callables_ask_for_dense_scans(asked):
 def test_parallel_code_is_asked_for_where_it_would_run(system, work, asked, monkeypatch):
     # Exactly as much work as there is, or one multiplication less.
     rows, weights = 2 * 16, 64 * 16 if system else 20 * 20
-    monkeypatch.setattr(compiler, "_PARALLEL_WORK", rows * weights - work)
+    monkeypatch.setattr(compiler, "PARALLEL_WORK", rows * weights - work)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     if system:
         flossing.lyapunov_spectrum(system, torch.randn(6, 2, 2), k=16)
@@ -332,7 +332,7 @@ assert len(functions) == 8
 before = [each.signatures for each in functions]
 if parallel:
     torch.set_num_threads(2)
-    compiler._PARALLEL_WORK = 0
+    compiler.PARALLEL_WORK = 0
 options = [
     {}, {"reorthonormalize": 1}, {"reorthonormalize": 3},
     {"rounding_tolerance": torch.finfo(dtype).eps ** 0.6}, {"state_gradient": "detach"},

@@ -17,7 +17,8 @@ from typing import Any, cast
 import numba
 import numpy as np
 
-from flossing.compiled.compiler import compiled, part, unchecked
+from flossing.compiled.compiler import compiled, unchecked
+from flossing.compiled.compiler import inlined as part
 
 _SPLITTER = 2.0**27 + 1.0
 # What is left of a row at or below this share of it is rounding of the doubled arithmetic.

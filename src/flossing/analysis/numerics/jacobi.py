@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from flossing.compiled.compiler import compiled, part
+from flossing.compiled.compiler import compiled
+from flossing.compiled.compiler import inlined as part
 
 _SWEEPS = 60
 

@@ -5,9 +5,8 @@ See docs/mathematics.md, State adjoints. With a = W_ih x + b_ih and q = W h + b_
 takes the gradients of the three back to a, q and h.
 """
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from numba.core import types
 from numba.extending import overload
 
 from flossing.compiled.compiler import inlined, unchecked
@@ -89,29 +88,17 @@ def step_back(
     of_currents: Any,
     direct: Any,
 ) -> None:
-    """Take the gradient of one step of a trajectory back.
+    """Take the gradient of one step of a trajectory back, given `arriving`, ∂L/∂h' [s·N].
 
-    Args:
-        layer: after its run.
-        gradient: of its coefficients.
-        time: the step.
-        trajectory: the trajectory.
-        arriving: ∂L/∂h' [s·N].
-        of_inputs: filled in: ∂L/∂a [m·N].
-        of_currents: filled in: ∂L/∂q [m·N]; may be the same array for all but GRUs.
-        direct: filled in: ∂L/∂h other than through W [s·N].
+    It fills in `of_inputs`, ∂L/∂a [m·N]; `of_currents`, ∂L/∂q [m·N], which for all but GRUs may be
+    the same array; and `direct`, ∂L/∂h other than through W [s·N].
     """
     raise NotImplementedError("for compiled code only")
 
 
-def _kind(layer: Any) -> Any:
-    is_named = isinstance(layer, types.NamedTuple)
-    return cast(Any, layer).instance_class if is_named else None
-
-
 @overload(step)
 def _step(layer: Any, time: Any, trajectory: Any) -> Any:  # noqa: ARG001 # pyright: ignore[reportUnusedFunction]
-    return unchecked(_STEPS[_kind(layer)][0])
+    return unchecked(_STEPS[layer.instance_class][0])
 
 
 @overload(step_back)
@@ -125,14 +112,13 @@ def _step_back(  # pyright: ignore[reportUnusedFunction]
     of_currents: Any,  # noqa: ARG001
     direct: Any,  # noqa: ARG001
 ) -> Any:
-    return unchecked(_STEPS[_kind(layer)][1])
+    return unchecked(_STEPS[layer.instance_class][1])
 
 
 # In what follows p = a + q is the sum that a nonlinearity takes, and a bar is a gradient: C̄ =
 # ∂L/∂C. Gradients of coefficients bring in second slopes:
 #   tanh'' = −2 tanh tanh',    σ'' = σ' (1 − 2σ) = σ' (σ(−p) − σ(p)).
-# The gates are computed again on the way back: to keep them, ten numbers a unit for an LSTM, would
-# take about as much memory as the coefficients once more.
+# Gates are computed again on the way back; to keep them would double the memory.
 
 
 @inlined
@@ -208,8 +194,7 @@ def _gru_gates(
     """Return σ, σ(−p), σ' of the reset and the update gate; q_n; the new gate and its slope."""
     reset = sigmoid(_current(inputs, currents, bias, unit), one)
     update = sigmoid(_current(inputs, currents, bias, units + unit), one)
-    # Of the new gate only q_n = W_n h + b_n is multiplied by the reset gate, so bias and product
-    # have to be told from a_n.
+    # Only q_n = W_n h + b_n, not a_n, is multiplied by the reset gate.
     third = 2 * units + unit
     from_state = currents[third] + bias[third]
     new, slope = tanh(inputs[third] + reset[0] * from_state, one)

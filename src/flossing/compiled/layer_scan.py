@@ -68,8 +68,8 @@ def _run_back(
             elif window > 0 and number > 0 and number % window == 0:
                 # Only what comes through h_t stops here: the coefficients of step t still depend on
                 # h_{t-1}. The adjoint is linear in (arriving, ∂L/∂C, ∂L/∂A), so what they send back
-                # is a second call with arriving = 0. Its ∂L/∂a and ∂L/∂q are discarded, as the
-                # first call had all of them.
+                # is a second call with arriving = 0. Of its ∂L/∂q only Wᵀ ∂L/∂q goes on: the first
+                # call has added all there is to the gradients of a and q.
                 _back(layer, gradient, time, own, carried, arrived, cut, True)
                 _through_weight(layer, cut, own, through_weight, carried)
             else:

@@ -16,22 +16,13 @@ import numpy as np
 from numba.core import types
 
 from flossing.compiled.compiler import TILE, inlined, linked, padded
+from flossing.compiled.gram_schmidt import PASSES, REPEAT_ABOVE, dot, gram_schmidt, scale_row
 from flossing.compiled.products import FULL, LOWER, multiply, transpose
 from flossing.compiled.tile import pointer_to
 
 # Rows of a block: as many as a tile has, and few. Work within a block is done by loops over single
 # vectors, a share of about 8/k; work between blocks, by products over tiles.
 _BLOCK = 8
-
-# Let ρ be a vector's length before a pass divided by that after. The pass leaves components of
-# about eps·ρ along the vectors before, its rounding errors beside what is left of the vector. Up to
-# this ρ² they are a few roundings, and nothing needs repeating: the criterion of Daniel, Gragg,
-# Kaufman & Stewart (1976), with 1/√2 as the least share of a vector that a pass must leave.
-_REPEAT_ABOVE = 2.0
-
-# One repetition is enough where the vector is not dependent to working precision (Giraud, Langou &
-# Rozložník 2005): the second pass takes away eps·ρ beside one. Two more, for what is borderline.
-_PASSES = 4
 
 # The largest ratio of a diagonal entry of a block's Gram matrix to its pivot, ρ² within the block,
 # for Cholesky's factorisation. The pivot is known to 64 eps, and the block is orthonormal to as
@@ -124,20 +115,6 @@ def orthonormalise(rows: Any, size: int, triangle: Any, diagonal: Any, space: An
 
 
 @inlined
-def _scale(rows: Any, row: int, factor: Any, columns: int) -> None:
-    for column in range(columns):
-        rows[row, column] *= factor
-
-
-@inlined
-def _dot(rows: Any, row: int, other: int, columns: int) -> Any:
-    total = rows.dtype.type(0)
-    for column in range(columns):
-        total += rows[row, column] * rows[other, column]
-    return total
-
-
-@inlined
 def _largest(rows: Any, columns: int) -> Any:
     """Return the largest magnitude; NaN where an entry is not finite."""
     largest = undefined = rows.dtype.type(0)
@@ -155,83 +132,10 @@ def _longest(rows: Any, columns: int) -> Any:
     """Return the length of the longest row; NaN or infinite where one is not finite."""
     longest = undefined = rows.dtype.type(0)
     for row in range(len(rows)):
-        square = _dot(rows, row, row, columns)
+        square = dot(rows, row, row, columns)
         longest = max(longest, square)
         undefined += 0 * square
     return np.sqrt(longest) + undefined
-
-
-@inlined
-def _gram_schmidt(
-    rows: Any, start: int, stop: int, size: int, space: Any, diagonal: Any, shortest: Any
-) -> None:
-    """Make the rows of a block orthonormal one by one, each as often as it takes.
-
-    Args:
-        rows: the frame; the block has been projected off the rows before it once.
-        start: the block's first row.
-        stop: the row after its last one.
-        size: n.
-        space: coefficients are added to `outside` and put into `within`.
-        diagonal: set to zero for rows that are replaced.
-        shortest: length up to which a row is dependent on those before it.
-    """
-    outside, within = space.outside, space.within
-    for row in range(start, stop):
-        for other in range(start, stop):
-            within[row - start, other - start] = 0
-        length = _project(rows, row, start, size, outside, within, shortest)
-        # Here it is decided that rank is lost. What is left of the row is rounding errors of
-        # arbitrary direction; made to unit length, they would go on as a tangent vector and grow
-        # like one. A completion is as arbitrary, but exactly orthogonal, and known to be one.
-        if length <= shortest:
-            _complete(rows, row, size)
-            # `0 * shortest` is zero in the type of the numbers.
-            length = _project(rows, row, start, size, outside, within, 0 * shortest)
-            diagonal[row] = 0
-        within[row - start, row - start] = length
-        _scale(rows, row, 1 / length, size)
-
-
-@inlined
-def _project(
-    rows: Any, row: int, start: int, size: int, outside: Any, within: Any, shortest: Any
-) -> Any:
-    """Project a row off all before it until that changes little; return its length."""
-    # Modified Gram–Schmidt (Björck 1967): v ← v − (v·q_j) q_j for each j in turn, each coefficient
-    # taken of what the others have left. Coefficients of repetitions add up.
-    square = _dot(rows, row, row, size)
-    for _ in range(_PASSES):
-        for other in range(row):
-            inner = _dot(rows, row, other, size)
-            for column in range(size):
-                rows[row, column] -= inner * rows[other, column]
-            if other < start:
-                outside[row - start, other] += inner
-            else:
-                within[row - start, other - start] += inner
-        before, square = square, _dot(rows, row, row, size)
-        if square * _REPEAT_ABOVE > before or square <= shortest * shortest:
-            break
-    return np.sqrt(square)
-
-
-@inlined
-def _complete(rows: Any, row: int, size: int) -> None:
-    """Replace a row by the unit vector that is farthest from the span of those before it."""
-    # For a unit vector e_i the squared length of its projection on the span is Σ_j Q_ij². These sum
-    # to the number of rows before, less than n, so the least of them is at most row/n < 1, and
-    # what is left of e_i is no shorter than √(1/n).
-    best, least = 0, np.inf
-    for column in range(size):
-        square = 0.0
-        for other in range(row):
-            square += rows[other, column] * rows[other, column]
-        if square < least:
-            best, least = column, square
-    for column in range(size):
-        rows[row, column] = 0
-    rows[row, best] = 1
 
 
 @inlined
@@ -284,11 +188,11 @@ def _orthonormalise_block(
     height, length = stop - start, rows.shape[1]
     block, result = rows[start:stop], triangle[start:stop]
     outside, lengths = space.outside, space.lengths
-    for attempt in range(_PASSES):
+    for attempt in range(PASSES):
         for row in range(height):
             if attempt == 0:
                 diagonal[start + row] = 1
-                lengths[row] = _dot(block, row, row, size)
+                lengths[row] = dot(block, row, row, size)
             else:
                 # The pass before has made them so.
                 lengths[row] = 1
@@ -298,7 +202,7 @@ def _orthonormalise_block(
         multiply(outside, False, FULL, height, start, rows, 0, block, 0, length, -1.0, True)
         ratio = _cholesky(rows, start, stop, size, space, shortest)
         if not ratio < np.inf:
-            _gram_schmidt(rows, start, stop, size, space, diagonal, shortest)
+            gram_schmidt(rows, start, stop, size, space, diagonal, shortest)
             # Each row has repeated what it had to.
             ratio = 1.0
         _compose(result, start, height, space, attempt == 0)
@@ -308,7 +212,7 @@ def _orthonormalise_block(
                 for column in range(start + row):
                     result[row, column] = 0
                 result[row, start + row] = 1
-        if ratio <= _REPEAT_ABOVE:
+        if ratio <= REPEAT_ABOVE:
             break
         # Rank is decided by the first pass; later ones have unit vectors before them.
         shortest = rows.dtype.type(0)
@@ -317,7 +221,7 @@ def _orthonormalise_block(
 
 @inlined
 def _cholesky(rows: Any, start: int, stop: int, size: int, space: Any, shortest: Any) -> float:
-    """Do what `_gram_schmidt` does by the Gram matrix of the block, where that is as good.
+    """Do what `gram_schmidt` does by the Gram matrix of the block, where that is as good.
 
     Returns:
         The ρ² of the block, or infinity, and nothing done, where vectors of the block are close to
@@ -405,7 +309,7 @@ def _orthonormalise_at(
         if largest > 0:
             scale = largest
             for row in range(count):
-                _scale(frame, row, 1 / scale, size)
+                scale_row(frame, row, 1 / scale, size)
             longest = _longest(frame, size)
     rounding = _RANK_ROUNDINGS * np.sqrt(size) * np.finfo(frame.dtype).eps
     for start in range(0, count, _BLOCK):

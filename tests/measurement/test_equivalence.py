@@ -300,7 +300,7 @@ def _with_threads(number, exponents, leaves):
     torch.set_num_threads(number)
     with pytest.MonkeyPatch.context() as patch:
         # However small the work is.
-        patch.setattr(compiler, "_PARALLEL_WORK", 0)
+        patch.setattr(compiler, "PARALLEL_WORK", 0)
         try:
             values = exponents()
             gradients = torch.autograd.grad(values.square().sum(), leaves, allow_unused=True)

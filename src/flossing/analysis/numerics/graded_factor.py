@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from flossing.compiled.compiler import compiled, exact_part, part
+from flossing.compiled.compiler import compiled, inlined, inlined_exactly
 
 # 2^27 + 1 splits the 53 bits of a double into two halves of 26, whose products are exact.
 _SPLITTER = 2.0**27 + 1.0
@@ -36,7 +36,7 @@ _PROBES = 2
 # order of operations, and so are compiled without leave to reassociate.
 
 
-@exact_part
+@inlined_exactly
 def _two_sum(a: float, b: float) -> tuple[float, float]:
     """Return a + b rounded, and its error."""
     total = a + b
@@ -44,7 +44,7 @@ def _two_sum(a: float, b: float) -> tuple[float, float]:
     return total, (a - (total - part_of_b)) + (b - part_of_b)
 
 
-@exact_part
+@inlined_exactly
 def _two_product(a: float, b: float) -> tuple[float, float]:
     """Return a · b rounded, and its error."""
     product = a * b
@@ -58,14 +58,14 @@ def _two_product(a: float, b: float) -> tuple[float, float]:
     return product, error
 
 
-@exact_part
+@inlined_exactly
 def _product(a: float, a_low: float, b: float, b_low: float) -> tuple[float, float]:
     high, low = _two_product(a, b)
     # a_low · b_low lies below the doubled precision.
     return _two_sum(high, low + (a * b_low + a_low * b))
 
 
-@exact_part
+@inlined_exactly
 def _quotient(a: float, a_low: float, b: float, b_low: float) -> tuple[float, float]:
     # One step of Newton's method: a/b ≈ q + (a − q b) / b.
     high = a / b
@@ -73,7 +73,7 @@ def _quotient(a: float, a_low: float, b: float, b_low: float) -> tuple[float, fl
     return _two_sum(high, ((a - back) - back_low + a_low) / b)
 
 
-@exact_part
+@inlined_exactly
 def _root(a: float, a_low: float) -> tuple[float, float]:
     # One step of Newton's method: √a ≈ r + (a − r²) / 2r.
     high = np.sqrt(a)
@@ -81,13 +81,13 @@ def _root(a: float, a_low: float) -> tuple[float, float]:
     return _two_sum(high, ((a - square) - error + a_low) / (2.0 * high))
 
 
-@exact_part
+@inlined_exactly
 def _sum(a: float, a_low: float, b: float, b_low: float) -> tuple[float, float]:
     total, lost = _two_sum(a, b)
     return _two_sum(total, lost + (a_low + b_low))
 
 
-@exact_part
+@inlined_exactly
 def _extended_dot(a: Any, a_low: Any, b: Any, b_low: Any) -> tuple[float, float]:
     # Ogita, Rump & Oishi's Dot2: errors of products and sums are summed on their own.
     total = 0.0
@@ -99,7 +99,7 @@ def _extended_dot(a: Any, a_low: Any, b: Any, b_low: Any) -> tuple[float, float]
     return _two_sum(total, correction)
 
 
-@part
+@inlined
 def _dot(a: Any, b: Any) -> float:
     total = 0.0
     for index in range(len(a)):
@@ -107,20 +107,20 @@ def _dot(a: Any, b: Any) -> float:
     return total
 
 
-@exact_part
+@inlined_exactly
 def _extended_add(a: Any, a_low: Any, factor: float, factor_low: float, b: Any, b_low: Any) -> None:
     for index in range(len(a)):
         high, low = _product(factor, factor_low, b[index], b_low[index])
         a[index], a_low[index] = _sum(a[index], a_low[index], high, low)
 
 
-@part
+@inlined
 def _add(a: Any, factor: float, b: Any) -> None:
     for index in range(len(a)):
         a[index] += factor * b[index]
 
 
-@part
+@inlined
 def _largest(a: Any) -> float:
     result = 0.0
     for index in range(len(a)):
@@ -128,7 +128,7 @@ def _largest(a: Any) -> float:
     return result
 
 
-@part
+@inlined
 def _log_norm(a: Any) -> float:
     """Return the logarithm of the length of a vector whose squares may leave the range."""
     square = _dot(a, a)
@@ -143,7 +143,7 @@ def _log_norm(a: Any) -> float:
     return np.log(scale) + 0.5 * np.log(total)
 
 
-@part
+@inlined
 def _is_noise(column: Any, row_scales: Any) -> bool:
     for row in range(len(column)):  # noqa: SIM110 - compiled
         if abs(column[row]) > _NOISE * row_scales[row]:
@@ -151,7 +151,7 @@ def _is_noise(column: Any, row_scales: Any) -> bool:
     return True
 
 
-@part
+@inlined
 def _pivot_column(
     vectors: Any, scales: Any, row_scales: Any, stage: int, live: int, extended: bool
 ) -> int:
@@ -172,7 +172,7 @@ def _pivot_column(
     return pivot
 
 
-@part
+@inlined
 def _pivot_row(column: Any) -> int:
     pivot = 0
     for row in range(1, len(column)):
@@ -181,7 +181,7 @@ def _pivot_row(column: Any) -> int:
     return pivot
 
 
-@part
+@inlined
 def _swap(a: Any, first: int, second: int) -> None:
     if first != second:
         for index in range(len(a)):
@@ -191,7 +191,7 @@ def _swap(a: Any, first: int, second: int) -> None:
 # A reflection H = 1 − 2 v vᵀ / vᵀv takes x to β e_0 for v = x − β e_0 with β = ∓‖x‖. The sign
 # opposite to that of x_0 adds in v_0 = x_0 + sign(x_0) ‖x‖ where the other one would cancel, and it
 # is the one for which errors are small row by row (Cox & Higham 1998). v is stored with v_0 = 1.
-@part
+@inlined
 def _reflector(x: Any, x_low: Any, extended: bool) -> float:
     """Replace x by v, v_0 = 1, for which (1 − 2 v vᵀ / vᵀv) x = β e_0; return β."""
     # x_0 is the largest entry. Divided by a power of two near it, without rounding, no entry has
@@ -218,13 +218,13 @@ def _reflector(x: Any, x_low: Any, extended: bool) -> float:
     return -sign * length * unit
 
 
-@part
+@inlined
 def _reflect(v: Any, square: float, w: Any) -> None:
     """Replace w by (1 − 2 v vᵀ / vᵀv) w, given vᵀv."""
     _add(w, -2.0 * _dot(v, w) / square, v)
 
 
-@part
+@inlined
 def _reflect_all(vectors: Any, low: Any, stage: int, live: int, extended: bool) -> None:
     """Apply the reflection of a stage to the later columns."""
     v, v_low = vectors[stage, stage:], low[stage, stage:]
@@ -241,7 +241,7 @@ def _reflect_all(vectors: Any, low: Any, stage: int, live: int, extended: bool) 
             _reflect(v, square, vectors[column, stage:])
 
 
-@part
+@inlined
 def _eliminate(
     vectors: Any,
     low: Any,
@@ -280,7 +280,7 @@ def _eliminate(
     return live
 
 
-@part
+@inlined
 def _form_frame(vectors: Any, rank: int, frame: Any) -> None:
     """Compute H_0 H_1 ⋯ applied to the first unit vectors, the orthonormal factor Q."""
     frame[:] = 0.0
@@ -300,7 +300,7 @@ def _form_frame(vectors: Any, rank: int, frame: Any) -> None:
 # and M' = T Pᵀ M, up to the signs of R_ii, which go to Q. Pivoting makes |R_ij| exp(d_j) ≤
 # |R_ii| exp(d_i): T is upper triangular, with ones on its diagonal and no entry above 1, and M, a
 # product of such matrices, stays well conditioned.
-@part
+@inlined
 def _mix(
     vectors: Any, diagonal: Any, scales: Any, columns: Any, rank: int, mixing: Any, mixed: Any
 ) -> None:
@@ -321,7 +321,7 @@ def _mix(
 # Rounding replaces B by B + δB = B (1 + B⁺ δB), with |δB| in each row of the order of ε times the
 # largest entry α of that row. So ε max |B⁺ s| over sign vectors s, scaled by α, bounds the relative
 # change of the product. Random s in the place of all: B⁺ s = R⁻¹ Qᵀ s by back substitution.
-@part
+@inlined
 def _amplification(
     vectors: Any, diagonal: Any, frame: Any, row_scales: Any, rank: int, solution: Any
 ) -> float:

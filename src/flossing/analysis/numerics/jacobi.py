@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flossing.compiled.compiler import compiled, part
+from flossing.compiled.compiler import compiled, inlined
 
 # Six to ten sweeps suffice in practice, since convergence is quadratic in the end. Only
 # matrices with entries that overflow come anywhere near this many.
@@ -18,7 +18,7 @@ _MOST_SWEEPS = 60
 _UNIT_ROUNDOFF = 2.0**-53
 
 
-@part
+@inlined
 def _dot(a: Any, b: Any) -> float:
     total = 0.0
     for index in range(len(a)):
@@ -26,7 +26,7 @@ def _dot(a: Any, b: Any) -> float:
     return total
 
 
-@part
+@inlined
 def _normalise(row: Any) -> float:
     """Scale a row to unit length and return the logarithm of its former length."""
     length = np.sqrt(_dot(row, row))
@@ -50,7 +50,7 @@ def _normalise(row: Any) -> float:
 # Both terms of the denominator are positive, so nothing cancels. The code uses t/ρ and t ρ, of
 # which the former stays finite where ρ underflows; there t/ρ = c, and the rotation is a step of
 # Gram–Schmidt. The factor ρ of y' remains in the logarithm of its length.
-@part
+@inlined
 def _rotate(longer: Any, shorter: Any, log_ratio: float, cosine: float) -> None:
     """Make two unit rows orthogonal, given the logarithm of the ratio of their lengths, ≤ 0."""
     ratio = np.exp(log_ratio)
@@ -65,7 +65,7 @@ def _rotate(longer: Any, shorter: Any, log_ratio: float, cosine: float) -> None:
         shorter[index] = shrink * (second - tangent_by_ratio * first)
 
 
-@part
+@inlined
 def _sweep(rows: Any, logs: Any, tolerance: float) -> bool:
     """Rotate every pair of rows once; return whether all were orthogonal already."""
     done = True

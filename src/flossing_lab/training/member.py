@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing.batches import draw_piece
+from flossing.batches import sample_window
 from flossing.errors import NonFiniteError
 from flossing.floss import FlossHistory
 from flossing.flosser import Flosser
@@ -300,7 +300,7 @@ class Drive:
         self._state = SequenceNetwork.initial_state(self._network, self._flossing.sequences)
         if not self._flossing.anywhere:
             return inputs[: self._flossing.time_steps]
-        piece, self._state = draw_piece(
+        piece, self._state = sample_window(
             self._network.system,
             inputs,
             self._state,

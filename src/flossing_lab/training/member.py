@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing.batches import draw_piece
+from flossing.batches import sample_window
 from flossing.errors import NonFiniteError
 from flossing.floss import FlossHistory
 from flossing.flosser import Flosser
@@ -292,7 +292,7 @@ class FlossingInputs:
         inputs, steps = self._sample(self._flossing.sequences), self._flossing.time_steps
         if not self._flossing.anywhere:
             return inputs[:steps]
-        window, self._state = draw_piece(
+        window, self._state = sample_window(
             self._network.system, inputs, self._zero, steps=steps, generator=self._generator
         )
         return window

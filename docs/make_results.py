@@ -11,7 +11,7 @@ from typing import Any
 
 from flossing.report.model import Table
 from flossing.report.rendering import markdown_table
-from flossing.support.formatting import counted
+from flossing.support.formatting import plural
 from flossing.tasks import DelayedCopy, Task, TemporalXor
 from flossing_lab.runs.outcomes import SUCCESS, arms
 from flossing_lab.studies.baselines import study as baselines
@@ -172,7 +172,7 @@ def condition_numbers(record: Record) -> str:
         under random bits: over {setting["horizons"][-1]} steps its condition number, within the
         subspace of the {most} exponents that are flossed, is {condition[0]} before flossing and
         {condition[1]} after it, in the median over {setting["origins"]} origins in each of
-        {counted(len(largest), "network")}. The exponents (dashed) predict {predicted[0]} and
+        {plural(len(largest), "network")}. The exponents (dashed) predict {predicted[0]} and
         {predicted[1]}.
         """
 
@@ -213,7 +213,7 @@ def demo_section(demos: list[dict[str, Any]]) -> str:
                 The XOR is set up as in the paper's released code. Without flossing, results on the
                 digits vary much from seed to seed. The {len(demos[0]["runs"])} runs of seed
                 {demos[0]["seed"]} took {demos[0]["wall_clock_seconds"]:.0f} s on
-                {counted(environment["processors_available"], "core")}.
+                {plural(environment["processors_available"], "core")}.
                 """
             ),
         )
@@ -274,7 +274,7 @@ def speed_section() -> str:
                 """
             ),
             f"Python {environment['python']}, torch {environment['torch']}, "
-            f"{counted(environment['processors_available'], 'core')}.",
+            f"{plural(environment['processors_available'], 'core')}.",
         )
     )
 

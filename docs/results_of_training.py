@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flossing.report.rendering import markdown_table
-from flossing.support.formatting import counted, number_in_words
+from flossing.support.formatting import format_number, plural
 from flossing.tasks import AddingProblem, CopyMemory, Digits, Task, TemporalXor
 from flossing_lab.runs.outcomes import Arm, arm_of, outcome
 from flossing_lab.runs.records import CondensedRun
@@ -60,7 +60,7 @@ def horizon_section(record: Record) -> str:
                 with input weights of {number(gain * 1e-3)}, and only their largest exponent is
                 flossed; their step size over the two longer delays was chosen with flossing. By
                 `flossing reproduce horizon --full` on
-                {counted(int(sizes["processors_available"]), "core")}.
+                {plural(int(sizes["processors_available"]), "core")}.
                 """
             ),
             paragraph(
@@ -174,8 +174,8 @@ def adding_section(runs: Runs) -> str:
                 f"""
                 Flossing all exponents of a tanh network does harm here. Over 100 steps, networks
                 without flossing come to a mean squared error of {number(plain)}; flossed, they
-                stay between {number_in_words(min(flossed))} and
-                {number_in_words(max(flossed))}, the error of a constant answer, also with small
+                stay between {format_number(min(flossed))} and
+                {format_number(max(flossed))}, the error of a constant answer, also with small
                 input weights, with biases, with {FEW} exponents flossed, or from recurrent weights
                 that start as the identity. The task needs one sum to be kept and few of the inputs
                 to be let in; our guess is that this takes units that shut the others out, and these

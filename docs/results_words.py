@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flossing.support.formatting import number_in_words
+from flossing.support.formatting import format_number
 from flossing_lab.runs.outcomes import Arm
 
 
@@ -30,7 +30,7 @@ def percent(share: float, decimals: int = 1) -> str:
 
 def number(value: float) -> str:
     """Return a number with two digits."""
-    return number_in_words(value, 2)
+    return format_number(value, 2)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from flossing.diagnosis.sections import (
 from flossing.diagnosis.subject import SectionBuilder, Subject
 from flossing.errors import FlossingError, NumericalWarning
 from flossing.report.model import Fact, Report, Section
-from flossing.support.formatting import counted
+from flossing.support.formatting import plural
 
 
 class Chapter(NamedTuple):
@@ -111,9 +111,9 @@ def _facts(subject: Subject) -> tuple[Fact, ...]:
         *(Fact("Assumption", each) for each in subject.network.assumptions),
         *(() if subject.layer is None else (Fact("Layer", subject.layer),)),
         Fact("Inputs", subject.source),
-        Fact("Trajectories", f"{trajectories}, {counted(steps, 'step')} each"),
+        Fact("Trajectories", f"{trajectories}, {plural(steps, 'step')} each"),
         Fact("Transient steps", steps - int(measured.counted_steps.min())),
         Fact("Exponents", f"{count} of {size}" if count < size else f"all {size}"),
         Fact("Precision", str(measured.exponents.dtype).removeprefix("torch.")),
-        Fact("Horizon", counted(subject.horizon, "step")),
+        Fact("Horizon", plural(subject.horizon, "step")),
     )

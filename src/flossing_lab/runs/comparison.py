@@ -18,7 +18,7 @@ from flossing.plots import (
 )
 from flossing.report.model import Fact, Figure, Report, Section, Table
 from flossing.report.pictures import HEIGHT, figure_from, new_axes
-from flossing.support.formatting import counted, number_in_words, share_in_words
+from flossing.support.formatting import format_number, format_share, plural
 from flossing_lab.runs.differences import settings, task_in_words
 from flossing_lab.runs.outcomes import Arm, arms
 from flossing_lab.runs.records import AnyRun
@@ -91,7 +91,7 @@ def or_never(value: float, form: str) -> str:
 
 
 def _accuracy_table(found: Sequence[Arm]) -> Table:
-    threshold = share_in_words(found[0].accuracy) if found else ""
+    threshold = format_share(found[0].accuracy) if found else ""
     return _table(
         f"Success: share of the seeds with an accuracy of at least {threshold} after training, on "
         "data that is not trained on. All else: medians over seeds, where one that never gets "
@@ -100,7 +100,7 @@ def _accuracy_table(found: Sequence[Arm]) -> Table:
         ("success", f"epochs to {threshold}", f"seconds to {threshold}", "accuracy"),
         found,
         lambda arm: (
-            share_in_words(arm.success_rate),
+            format_share(arm.success_rate),
             or_never(arm.median_epochs, "{:.0f}"),
             or_never(arm.median_seconds, "{:.1f} s"),
             f"{100 * arm.median_accuracy:.1f} %",
@@ -114,7 +114,7 @@ def _error_table(found: Sequence[Arm]) -> Table:
         "Seconds without evaluations, for one network.",
         ("mean squared error",),
         found,
-        lambda arm: (number_in_words(arm.median_loss),),
+        lambda arm: (format_number(arm.median_loss),),
     )
 
 
@@ -169,7 +169,7 @@ def _figure(task: str, pairs: Sequence[tuple[str, Arm]]) -> Figure:
     axes.get_figure(root=True).legend(loc="outside lower left", fontsize="small", frameon=False)  # pyright: ignore[reportOptionalMemberAccess]
     regression = pairs[0][1].regression
     best = [
-        f"{name}: {_final(arm)} in the median of {counted(len(arm.runs), 'seed')}"
+        f"{name}: {_final(arm)} in the median of {plural(len(arm.runs), 'seed')}"
         for name, arm in pairs
     ]
     return figure_from(
@@ -195,7 +195,7 @@ def _draw(axes: "Axes", run: AnyRun, *, label: str | None, style: dict[str, Any]
 
 def _final(arm: Arm) -> str:
     if arm.regression:
-        return f"an error of {number_in_words(arm.median_loss)}"
+        return f"an error of {format_number(arm.median_loss)}"
     return f"{100 * arm.median_accuracy:.1f} %"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from flossing.support.formatting import number_in_words
+from flossing.support.formatting import format_number
 from flossing.tasks import Digits
 from flossing_lab.runs.configuration import Configuration
 from flossing_lab.runs.records import AnyRun, Evaluation, condensed
@@ -184,7 +184,7 @@ def outcome(arm: Arm | None) -> str:
     if arm is None:
         return "not run"
     if arm.regression:
-        return number_in_words(arm.median_loss)
+        return format_number(arm.median_loss)
     accuracy = f"{100 * arm.median_accuracy:.1f} %"
     return accuracy if isinstance(arm.configuration.task, Digits) else f"{solved(arm)} ({accuracy})"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flossing.diagnosis.checkpoints.description import Kind, Nonlinearity
 from flossing.errors import InvalidCheckpointError, UnsupportedSystemError
-from flossing.support.formatting import counted
+from flossing.support.formatting import plural
 from flossing.systems.stock import StockCell, StockLayer
 
 # By the rows of the recurrent weights per hidden unit.
@@ -186,11 +186,11 @@ def summary_of(sizes: Sizes) -> str:
         'LSTM: 1 input, 64 hidden units projected to 16, 1 layer, float32'
     """
     projection = f" projected to {sizes.proj_size}" if sizes.proj_size else ""
-    layers = "" if sizes.cell else f", {counted(sizes.num_layers, 'layer')}"
+    layers = "" if sizes.cell else f", {plural(sizes.num_layers, 'layer')}"
     bias = "" if sizes.bias else ", no bias"
     return (
-        f"{sizes.kind}{'Cell' if sizes.cell else ''}: {counted(sizes.input_size, 'input')}, "
-        f"{counted(sizes.hidden_size, 'hidden unit')}{projection}{layers}{bias}, "
+        f"{sizes.kind}{'Cell' if sizes.cell else ''}: {plural(sizes.input_size, 'input')}, "
+        f"{plural(sizes.hidden_size, 'hidden unit')}{projection}{layers}{bias}, "
         f"{str(sizes.dtype).removeprefix('torch.')}"
     )
 

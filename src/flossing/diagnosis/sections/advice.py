@@ -5,7 +5,7 @@ from dataclasses import asdict
 from flossing.diagnosis.advice import CARRYING_FACTOR, VERDICTS, Verdict, average, resolvable_gap
 from flossing.diagnosis.subject import Subject
 from flossing.report.model import Section, Table, Value
-from flossing.support.formatting import counted, number_in_words
+from flossing.support.formatting import format_number, plural
 
 HEADING = "Recommendation"
 
@@ -54,8 +54,8 @@ def verdict_of(subject: Subject) -> Verdict:
 
 def advice_in_words(subject: Subject) -> str:
     """Return the recommendation in a few sentences."""
-    over = f"over {counted(subject.horizon, 'step')}{_layers_concerned(subject)}"
-    floss = f"Floss k = {counted(suggested_k(subject), 'exponent')}"
+    over = f"over {plural(subject.horizon, 'step')}{_layers_concerned(subject)}"
+    floss = f"Floss k = {plural(suggested_k(subject), 'exponent')}"
     if len(subject.advice) > 1:
         floss += " of each layer"
     match verdict_of(subject):
@@ -97,8 +97,8 @@ def _directions_needed(subject: Subject) -> str:
     more = f", more than the {size} of the state" if values > size else ""
     return (
         "How many directions need to carry gradients depends on the task. Reproducing the last "
-        f"{counted(subject.horizon, 'input')} of {counted(features, 'feature')} takes about "
-        f"{counted(values, 'direction')}{more}; remembering one of a few classes takes only a few."
+        f"{plural(subject.horizon, 'input')} of {plural(features, 'feature')} takes about "
+        f"{plural(values, 'direction')}{more}; remembering one of a few classes takes only a few."
     )
 
 
@@ -110,7 +110,7 @@ def _rule(subject: Subject) -> str:
         f"{CARRYING_FACTOR:.0f}. Flossing is recommended if fewer than k directions do, or if "
         "gradients explode along any. The number k counts the exponents that "
         f"{str(dtype).removeprefix('torch.')} can resolve: those that are finite and less than "
-        f"{number_in_words(resolvable_gap(dtype), 2)} nats per step below the largest, a gap at "
+        f"{format_number(resolvable_gap(dtype), 2)} nats per step below the largest, a gap at "
         "which a single step loses half of the digits. For an LSTM, k is at most its number of "
         "cells, since the rest of its state is a function of them. For a stack, k is the smallest "
         "of the numbers for its layers, each of which is flossed by itself. The exponents are "

@@ -9,7 +9,7 @@ from flossing.diagnosis.subject import Subject, affordable
 from flossing.plots import plot_weight_spectrum
 from flossing.report.model import Figure, Section, Table, Value
 from flossing.report.pictures import figure_from, new_axes
-from flossing.support.formatting import counted, factor_in_words, number_in_words, share_in_words
+from flossing.support.formatting import format_factor, format_number, format_share, plural
 
 HEADING = "Dynamical context"
 
@@ -42,7 +42,7 @@ def context_section(subject: Subject) -> Section:
     volume = float((exponents.sum(dim=-1) if rates is None else rates).double().mean())
     saturation = (
         "A unit counts as saturated while the slope of its activation function is below "
-        f"{share_in_words(SATURATED_BELOW)} of its maximum."
+        f"{format_share(SATURATED_BELOW)} of its maximum."
     )
     return Section(
         heading=HEADING,
@@ -94,14 +94,14 @@ def _dynamics_in_words(subject: Subject, context: DynamicalContext) -> str:
 
 
 def _dimension(context: DynamicalContext) -> str:
-    return number_in_words(float(context.kaplan_yorke_dimension.double().mean()))
+    return format_number(float(context.kaplan_yorke_dimension.double().mean()))
 
 
 def _volume_in_words(volume: float) -> str:
     if volume == -math.inf:
         return "Volumes in state space collapse to zero, because some Jacobians are singular."
     change = "shrink" if volume < 0 else "grow"
-    factor = factor_in_words(abs(volume))
+    factor = format_factor(abs(volume))
     return f"Volumes in state space {change} by a factor of {factor} per step."
 
 
@@ -112,7 +112,7 @@ def _saturation_in_words(context: DynamicalContext) -> str:
     layer, gate = max(shares, key=lambda name: shares[name])
     return (
         f"The most saturated gate is “{gate}” of layer {layer}: "
-        f"{share_in_words(shares[layer, gate])} of its units on average."
+        f"{format_share(shares[layer, gate])} of its units on average."
     )
 
 
@@ -162,8 +162,8 @@ def _gate_row(context: DynamicalContext, name: tuple[int, str], stacked: bool) -
         ("–", "–")
         if saturation is None
         else (
-            share_in_words(float(saturation.share.mean())),
-            share_in_words(float(saturation.throughout.mean())),
+            format_share(float(saturation.share.mean())),
+            format_share(float(saturation.throughout.mean())),
         )
     )
     return (f"{gate}, layer {layer}" if stacked else gate, *of_weights, *of_units)
@@ -190,8 +190,8 @@ def _figure(context: DynamicalContext, layer: int, *, stacked: bool) -> Figure:
             "the circle of radius exp(λ₁), the measured growth per step."
         ),
         description=(
-            f"Eigenvalues of modulus up to {number_in_words(radius)} for "
-            f"{counted(len(own), 'gate')}, with a circle of radius "
-            f"{number_in_words(_growth_per_step(context))}."
+            f"Eigenvalues of modulus up to {format_number(radius)} for "
+            f"{plural(len(own), 'gate')}, with a circle of radius "
+            f"{format_number(_growth_per_step(context))}."
         ),
     )

@@ -13,7 +13,7 @@ from flossing.diagnosis.subject import Subject
 from flossing.plots import plot_convergence
 from flossing.report.model import Figure, Section, Table, Value
 from flossing.report.pictures import figure_from, new_axes
-from flossing.support.formatting import counted, number_in_words, share_in_words
+from flossing.support.formatting import format_number, format_share, plural
 from flossing.support.torch_typed import nested_numbers
 
 HEADING = "Convergence of the exponents"
@@ -117,8 +117,8 @@ def _errors_in_words(subject: Subject) -> str:
     steps, count = int(subject.spectrum.counted_steps.min()), subject.inputs.shape[1]
     trajectories = f"each of {count} trajectories" if count > 1 else "one trajectory"
     return (
-        f"After {counted(steps, 'counted step')} in {trajectories}, the largest standard error is "
-        f"{largest} nats per step, and that of λ₁ is {first}; {counted(4 * steps, 'step')} would "
+        f"After {plural(steps, 'counted step')} in {trajectories}, the largest standard error is "
+        f"{largest} nats per step, and that of λ₁ is {first}; {plural(4 * steps, 'step')} would "
         f"halve them. {_needed_in_words(subject, steps)}"
     )
 
@@ -134,7 +134,7 @@ def _needed_in_words(subject: Subject, steps: int) -> str:
     # Errors shrink with the square root of the steps, and are to be half of the distance.
     factor = float((2 * errors / distances)[uncertain].square().max())
     carry = f"carr{'ies' if count == 1 else 'y'} gradients over the horizon"
-    what = f"To tell whether {counted(count, 'direction')} close to a threshold {carry}"
+    what = f"To tell whether {plural(count, 'direction')} close to a threshold {carry}"
     if factor > _LONGEST_FACTOR:
         return f"{what} would take more than {_LONGEST_FACTOR:.0f} times as many steps."
     return f"{what} would take about {float(f'{factor * steps:.2g}'):.0f} steps."
@@ -150,14 +150,14 @@ def _table(subject: Subject, course: Convergence, drift: Float[Tensor, "k"]) -> 
             float(half[index - 1]),
             float(exponents[index - 1]),
             error_in_words(float(errors[index - 1])),
-            number_in_words(float(drift[index - 1]), 2),
+            format_number(float(drift[index - 1]), 2),
         )
         for index in selected_indices(len(exponents))
     ]
     return Table(
         caption=(
             "Exponents in nats per step after the first "
-            f"{counted(_steps_at(course, halfway), 'counted step')} and after all "
+            f"{plural(_steps_at(course, halfway), 'counted step')} and after all "
             f"{_steps_at(course, -1)}, and their drift in standard errors"
         ),
         columns=("i", "λᵢ, first half", "λᵢ, all", "Standard error", "Drift"),
@@ -181,11 +181,11 @@ def _figure(subject: Subject, course: Convergence) -> Figure:
         plot_convergence(leading, new_axes()),
         caption=(
             "Running estimates of exponents of the first trajectory with "
-            f"{share_in_words(course.level)} confidence bands, from the largest to the last that "
+            f"{format_share(course.level)} confidence bands, from the largest to the last that "
             "flossing can act on."
         ),
         description=(
             "Running exponents against the number of counted steps, on a logarithmic axis, with "
-            f"confidence bands up to {counted(_steps_at(course, -1), 'step')}."
+            f"confidence bands up to {plural(_steps_at(course, -1), 'step')}."
         ),
     )

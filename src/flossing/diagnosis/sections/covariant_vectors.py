@@ -12,7 +12,7 @@ from flossing.diagnosis.subject import Subject, affordable
 from flossing.plots import plot_covariant_angles, plot_localisation
 from flossing.report.model import Figure, Section, Table
 from flossing.report.pictures import figure_from, new_axes
-from flossing.support.formatting import counted, number_in_words, share_in_words
+from flossing.support.formatting import format_number, format_share, plural
 from flossing.support.torch_typed import numbers
 
 HEADING = "Covariant Lyapunov vectors"
@@ -54,8 +54,8 @@ def covariant_vectors_section(subject: Subject) -> Section:
             "equal exponents rotate freely in the plane that they span, so that small angles "
             "between them carry little information.",
             f"To bound the cost, this section uses {excerpt.description}. The vectors of the {k} "
-            f"leading of {counted(subject.state_size, 'direction')} are evaluated every "
-            f"{counted(every, 'step') if every > 1 else 'step'}.",
+            f"leading of {plural(subject.state_size, 'direction')} are evaluated every "
+            f"{plural(every, 'step') if every > 1 else 'step'}.",
         ),
         numbers={
             "directions": k,
@@ -77,7 +77,7 @@ def _participation(found: CovariantVectors) -> Float[Tensor, "k"]:
 def _angles_in_words(found: CovariantVectors, near: float) -> str:
     angles = found.smallest_angle.double()
     judgement = (
-        f"it is below {NEAR_TANGENCY} rad (a near tangency) at {share_in_words(near)} of the points"
+        f"it is below {NEAR_TANGENCY} rad (a near tangency) at {format_share(near)} of the points"
         if near
         else f"it is nowhere below {NEAR_TANGENCY} rad (a near tangency)"
     )
@@ -89,16 +89,16 @@ def _angles_in_words(found: CovariantVectors, near: float) -> str:
 
 
 def _degrees(angle: Float[Tensor, ""]) -> str:
-    return f"{number_in_words(math.degrees(float(angle)), 2)}°"
+    return f"{format_number(math.degrees(float(angle)), 2)}°"
 
 
 def _localisation_in_words(found: CovariantVectors) -> str:
     components = 1 / _participation(found)
     size = found.vectors.shape[-2]
     return (
-        f"The first vector extends over about {number_in_words(float(components[0]), 2)} of the "
+        f"The first vector extends over about {format_number(float(components[0]), 2)} of the "
         f"{size} components of the state, the last of them over about "
-        f"{number_in_words(float(components[-1]), 2)}."
+        f"{format_number(float(components[-1]), 2)}."
     )
 
 
@@ -115,7 +115,7 @@ def _table(found: CovariantVectors) -> Table:
                 index,
                 float(exponents[index - 1]),
                 float(ratios[index - 1]),
-                number_in_words(1 / float(ratios[index - 1]), 2),
+                format_number(1 / float(ratios[index - 1]), 2),
             )
             for index in selected_indices(len(ratios))
         ),
@@ -123,7 +123,7 @@ def _table(found: CovariantVectors) -> Table:
 
 
 def _angles_figure(found: CovariantVectors) -> Figure:
-    smallest = number_in_words(float(found.smallest_angle.min()), 2)
+    smallest = format_number(float(found.smallest_angle.min()), 2)
     return figure_from(
         plot_covariant_angles(found, new_axes()),
         caption=(
@@ -144,7 +144,7 @@ def _localisation_figure(found: CovariantVectors) -> Figure:
         ),
         description=(
             "Inverse participation ratios against the index of the vector; they correspond to "
-            f"between {number_in_words(float(components.min()), 2)} and "
-            f"{number_in_words(float(components.max()), 2)} components of the state."
+            f"between {format_number(float(components.min()), 2)} and "
+            f"{format_number(float(components.max()), 2)} components of the state."
         ),
     )

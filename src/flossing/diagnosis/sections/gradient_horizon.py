@@ -16,7 +16,7 @@ from flossing.diagnosis.subject import Subject, affordable
 from flossing.plots import plot_gradient_horizon
 from flossing.report.model import Figure, Section, Table
 from flossing.report.pictures import figure_from, new_axes
-from flossing.support.formatting import counted, factor_in_words, number_in_words
+from flossing.support.formatting import format_factor, format_number, plural
 from flossing.support.torch_typed import nested_numbers
 
 HEADING = "Gradient horizon"
@@ -116,7 +116,7 @@ def _median(values: Float[Tensor, "B"]) -> float:
 
 def _in_words(subject: Subject, result: GradientHorizon, random: GradientReach) -> str:
     usable, last = _median(usable_lag(random)), int(result.lags[-1])
-    requested = f"the {counted(subject.horizon, 'step')} requested"
+    requested = f"the {plural(subject.horizon, 'step')} requested"
     if math.isinf(usable):
         compared = (
             f"the usable horizon exceeds {requested}"
@@ -125,7 +125,7 @@ def _in_words(subject: Subject, result: GradientHorizon, random: GradientReach) 
         )
         outcome = (
             f"Gradients in random directions change by less than a factor of "
-            f"{CARRYING_FACTOR:.0f} over {counted(last, 'step')}: {compared}."
+            f"{CARRYING_FACTOR:.0f} over {plural(last, 'step')}: {compared}."
         )
     else:
         happens = "explode" if _median(random.exploding_lag) <= usable else "vanish"
@@ -143,7 +143,7 @@ def _in_words(subject: Subject, result: GradientHorizon, random: GradientReach) 
 
 
 def _steps_of(lag: float) -> str:
-    return counted(round(lag), "step")
+    return plural(round(lag), "step")
 
 
 def _table(subject: Subject, result: GradientHorizon, random: GradientReach) -> Table:
@@ -153,7 +153,7 @@ def _table(subject: Subject, result: GradientHorizon, random: GradientReach) -> 
     return Table(
         caption=(
             "Steps after which gradients vanish and explode (median over trajectories), growth "
-            f"rate in nats per step, and norm after {counted(int(result.lags[at]), 'step')} "
+            f"rate in nats per step, and norm after {plural(int(result.lags[at]), 'step')} "
             "relative to lag 0"
         ),
         columns=("Direction", "Vanish after", "Explode after", "Rate", "Norm"),
@@ -163,7 +163,7 @@ def _table(subject: Subject, result: GradientHorizon, random: GradientReach) -> 
                 _lag_in_words(reach.vanishing_lag, result),
                 _lag_in_words(reach.exploding_lag, result),
                 float(reach.slope.mean()),
-                factor_in_words(float(reach.log_norm[at].mean())),
+                format_factor(float(reach.log_norm[at].mean())),
             )
             for name, reach in kinds
         ),
@@ -192,8 +192,8 @@ def _figure(result: GradientHorizon) -> Figure:
         ),
         description=(
             "Norms of gradients against the lag, on a logarithmic axis, over "
-            f"{counted(int(result.lags[-1]), 'step')}; they change by about "
-            f"{number_in_words(float(result.exponent.mean()))} nats per step."
+            f"{plural(int(result.lags[-1]), 'step')}; they change by about "
+            f"{format_number(float(result.exponent.mean()))} nats per step."
         ),
     )
 

@@ -16,7 +16,7 @@ from flossing.diagnosis.subject import Subject, affordable
 from flossing.plots import plot_condition_number
 from flossing.report.model import Figure, Section, Table, Value
 from flossing.report.pictures import figure_from, new_axes
-from flossing.support.formatting import counted, factor_in_words, number_in_words
+from flossing.support.formatting import format_factor, format_number, plural
 from flossing.support.torch_typed import nested_numbers, numbers
 
 HEADING = "Condition number of the long-term Jacobian"
@@ -57,8 +57,8 @@ def long_term_jacobian_section(subject: Subject) -> Section:
             "the smallest factor. It grows approximately as exp((λ₁ − λₖ) s). Flossing brings the "
             "exponents closer together, and with them the singular values.",
             f"To bound the cost, this section uses {excerpt.description}. Products of up to "
-            f"{counted(longest, 'step')} begin at {counted(len(result.origins), 'random origin')} "
-            f"and act on the {k} leading of {counted(subject.state_size, 'direction')}: as many as "
+            f"{plural(longest, 'step')} begin at {plural(len(result.origins), 'random origin')} "
+            f"and act on the {k} leading of {plural(subject.state_size, 'direction')}: as many as "
             f"flossing can act on, but at most {MOST_DIRECTIONS}.",
         ),
         numbers={
@@ -107,17 +107,17 @@ def _in_words(subject: Subject, result: LongTermJacobian) -> str:
         slope = float((result.predicted_log10_condition[-1] / result.horizons[-1]).mean())
         short = (
             f" The length of the sequence or the cost limits the products to "
-            f"{counted(steps, 'step')}; over the horizon of {counted(subject.horizon, 'step')} the "
+            f"{plural(steps, 'step')}; over the horizon of {plural(subject.horizon, 'step')} the "
             f"exponents predict a condition number of {_power(slope * subject.horizon)}."
         )
     return (
-        f"Over {counted(steps, 'step')}, {loss}. In {precision}, the contributions of {resolved} "
+        f"Over {plural(steps, 'step')}, {loss}. In {precision}, the contributions of {resolved} "
         f"of these directions to a gradient exceed the rounding error of the largest.{short}"
     )
 
 
 def _power(log10: float) -> str:
-    return factor_in_words(log10 * math.log(10))
+    return format_factor(log10 * math.log(10))
 
 
 def _table(result: LongTermJacobian) -> Table:
@@ -129,10 +129,10 @@ def _table(result: LongTermJacobian) -> Table:
             (
                 int(result.horizons[at]),
                 median,
-                f"{number_in_words(lower)} to {number_in_words(upper)}",
+                f"{format_number(lower)} to {format_number(upper)}",
                 float(result.predicted_log10_condition[at].mean()),
-                factor_in_words(float(logs[at, 0])),
-                factor_in_words(float(logs[at, -1])),
+                format_factor(float(logs[at, 0])),
+                format_factor(float(logs[at, -1])),
             )
         )
     return Table(
@@ -166,6 +166,6 @@ def _figure(result: LongTermJacobian) -> Figure:
         ),
         description=(
             "The condition number against the number of steps, on a logarithmic axis. It reaches "
-            f"{_power(last)} after {counted(int(result.horizons[-1]), 'step')}."
+            f"{_power(last)} after {plural(int(result.horizons[-1]), 'step')}."
         ),
     )

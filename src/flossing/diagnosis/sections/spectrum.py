@@ -10,7 +10,7 @@ from flossing.diagnosis.subject import Subject
 from flossing.plots import GREY, plot_spectrum
 from flossing.report.model import Figure, Section, Table
 from flossing.report.pictures import figure_from, new_axes
-from flossing.support.formatting import counted, factor_in_words, number_in_words
+from flossing.support.formatting import format_factor, format_number, plural
 from flossing.support.torch_typed import nested_numbers, numbers
 
 HEADING = "Lyapunov spectrum"
@@ -70,9 +70,9 @@ def outcome_in_words(subject: Subject) -> str:
         else ""
     )
     return (
-        f"{outcome} over the horizon of {counted(horizon, 'step')}: along the leading direction, "
-        f"with λ₁ = {number_in_words(largest)} ± {error_in_words(error)} nats per step, they "
-        f"{change} by a factor of {factor_in_words(log_factor)}.{doubt}"
+        f"{outcome} over the horizon of {plural(horizon, 'step')}: along the leading direction, "
+        f"with λ₁ = {format_number(largest)} ± {error_in_words(error)} nats per step, they "
+        f"{change} by a factor of {format_factor(log_factor)}.{doubt}"
     )
 
 
@@ -83,7 +83,7 @@ def error_in_words(error: float) -> str:
         >>> error_in_words(0.0123), error_in_words(math.inf)
         ('0.012', 'unknown')
     """
-    return number_in_words(error, 2) if math.isfinite(error) else "unknown"
+    return format_number(error, 2) if math.isfinite(error) else "unknown"
 
 
 def selected_indices(count: int) -> list[int]:
@@ -101,9 +101,9 @@ def selected_indices(count: int) -> list[int]:
 def _counts_in_words(subject: Subject) -> str:
     counts, measured = subject.counts, len(subject.exponents)
     directions = (
-        counted(measured, "direction")
+        plural(measured, "direction")
         if measured == subject.state_size
-        else f"the leading {counted(measured, 'direction')} (of {subject.state_size})"
+        else f"the leading {plural(measured, 'direction')} (of {subject.state_size})"
     )
     doubt = (
         f" For {counts.uncertain} of them, the exponent lies within two standard errors of a "
@@ -112,7 +112,7 @@ def _counts_in_words(subject: Subject) -> str:
         else ""
     )
     return (
-        f"Over {counted(counts.horizon, 'step')}, gradients explode along {counts.explode} of "
+        f"Over {plural(counts.horizon, 'step')}, gradients explode along {counts.explode} of "
         f"{directions}, are carried along {counts.carry} and vanish along "
         f"{counts.vanish + counts.lost}.{doubt}"
     )
@@ -124,16 +124,16 @@ def _rate_in_words(largest: float) -> str:
     steps = max(1, round(math.log(CARRYING_FACTOR) / abs(largest)))
     return (
         f"Along the leading direction, gradients {'grow' if largest > 0 else 'shrink'} by a factor "
-        f"of {CARRYING_FACTOR:.0f} in {counted(steps, 'step')}."
+        f"of {CARRYING_FACTOR:.0f} in {plural(steps, 'step')}."
     )
 
 
 def _counts_table(counts: DirectionCounts) -> Table:
-    bound = number_in_words(counts.bound)
+    bound = format_number(counts.bound)
     return Table(
         caption=(
             f"Number of directions by the change of gradients over "
-            f"{counted(counts.horizon, 'step')}; exponents λ in nats per step"
+            f"{plural(counts.horizon, 'step')}; exponents λ in nats per step"
         ),
         columns=("Gradients", "Exponent", "Directions"),
         rows=(
@@ -149,7 +149,7 @@ def _exponents_table(exponents: list[float], errors: list[float], horizon: int) 
     return Table(
         caption=(
             "Selected exponents in nats per step, the factor by which gradients change over "
-            f"{counted(horizon, 'step')}, and the number of steps in which they change 1000-fold"
+            f"{plural(horizon, 'step')}, and the number of steps in which they change 1000-fold"
         ),
         columns=("i", "λᵢ", "Standard error", "Factor", "Steps"),
         rows=tuple(
@@ -157,7 +157,7 @@ def _exponents_table(exponents: list[float], errors: list[float], horizon: int) 
                 index,
                 exponents[index - 1],
                 error_in_words(errors[index - 1]),
-                factor_in_words(exponents[index - 1] * horizon),
+                format_factor(exponents[index - 1] * horizon),
                 _steps_to_thousandfold(exponents[index - 1]),
             )
             for index in selected_indices(len(exponents))
@@ -168,7 +168,7 @@ def _exponents_table(exponents: list[float], errors: list[float], horizon: int) 
 def _steps_to_thousandfold(exponent: float) -> str:
     if exponent == 0:
         return "∞"
-    return number_in_words(math.log(CARRYING_FACTOR) / abs(exponent), 3)
+    return format_number(math.log(CARRYING_FACTOR) / abs(exponent), 3)
 
 
 def _figure(subject: Subject, exponents: list[float]) -> Figure:
@@ -177,7 +177,7 @@ def _figure(subject: Subject, exponents: list[float]) -> Figure:
         axes.axhline(height, color=GREY, linestyle="--", linewidth=0.8, zorder=1)
     finite = [value for value in exponents if math.isfinite(value)]
     values = (
-        f"They fall from {number_in_words(finite[0])} to {number_in_words(finite[-1])} nats per "
+        f"They fall from {format_number(finite[0])} to {format_number(finite[-1])} nats per "
         f"step over {len(finite)} directions."
         if finite
         else "None is finite."
@@ -187,7 +187,7 @@ def _figure(subject: Subject, exponents: list[float]) -> Figure:
         caption=(
             "Lyapunov exponents: mean over trajectories with error bars of one standard error, "
             "and single trajectories as thin lines. Directions with exponents between the dashed "
-            f"lines carry gradients over {counted(subject.horizon, 'step')}."
+            f"lines carry gradients over {plural(subject.horizon, 'step')}."
         ),
         description=f"Lyapunov exponents against their index. {values}",
     )

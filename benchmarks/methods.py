@@ -136,8 +136,8 @@ def _jax_gru(jnp: Any, jax: Any) -> Callable[..., Any]:
         input_r, input_z, input_n = jnp.split(from_input, 3)
         state_r, state_z, state_n = jnp.split(from_state, 3)
         update = jax.nn.sigmoid(input_z + state_z)
-        candidate = jnp.tanh(input_n + jax.nn.sigmoid(input_r + state_r) * state_n)
-        return (1 - update) * candidate + update * h
+        new = jnp.tanh(input_n + jax.nn.sigmoid(input_r + state_r) * state_n)
+        return (1 - update) * new + update * h
 
     return cell
 

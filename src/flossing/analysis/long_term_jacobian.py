@@ -64,6 +64,7 @@ class LongTermJacobian:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the condition number by horizon; see `flossing.plots.plot_condition_number`."""
+        # At call time only, as of every result: see `LyapunovSpectrum.plot`.
         from flossing.plots import plot_condition_number
 
         return plot_condition_number(self, ax=ax)

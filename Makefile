@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TORCH ?= torch==2.13.0
 DEMO_FOLDER ?= build/demo
 
-.PHONY: demo test test-all check gallery benchmark benchmark-analyses clean
+.PHONY: demo test test-all check docs gallery benchmark benchmark-analyses clean
 
 $(READY): pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -19,6 +19,11 @@ $(READY): pyproject.toml Makefile
 # The committed figure and numbers: make demo DEMO_FOLDER=docs/figures
 demo: $(READY)
 	$(BIN)/flossing demo --output $(DEMO_FOLDER)/demo.png --records $(DEMO_FOLDER)/demo.json
+
+# All generated pages, from recorded numbers; only the figures of the gallery are computed anew.
+docs: gallery
+	$(BIN)/python docs/make_results.py
+	$(BIN)/python benchmarks/page.py
 
 # The figures of docs/gallery.md
 gallery: $(READY)

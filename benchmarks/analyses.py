@@ -1,9 +1,9 @@
-"""What each analysis costs: seconds, and memory over what was in use before.
+"""Measure what each analysis costs: wall-clock seconds and additional memory.
 
-Run from the repository's root: `make benchmark-analyses`. Each analysis of each size runs in a
-process of its own, on a vanilla network of gain 1 under standard normal noise, one sequence,
-float32. A short run comes first, so that neither compilation nor what is allocated only once
-counts. The peak is that of resident memory during the first of the runs that are timed.
+Run from the repository's root: `make benchmark-analyses`. Each analysis at each size runs in its
+own process, on a vanilla network of gain 1 in float32, driven by one sequence of standard normal
+noise. A short warm-up run comes first, so that compilation and one-time allocations do not count.
+Memory is the increase of peak resident memory during the first timed run.
 """
 
 import argparse
@@ -53,50 +53,50 @@ Prepared = Callable[[], object]
 
 
 def spectrum(problem: Problem) -> Prepared:
-    """All exponents."""
+    """Measure all exponents."""
     return lambda: _without_gradients(flossing.lyapunov_spectrum, *problem)
 
 
 def long_term_jacobian(problem: Problem) -> Prepared:
-    """All singular values, from 10 origins."""
+    """Compute all singular values, from 10 origins."""
     return lambda: flossing.long_term_jacobian(*problem, horizons=HORIZONS)
 
 
 def gradient_horizon(problem: Problem) -> Prepared:
-    """With the worst case."""
+    """Carry gradients back, with the spectral norm at every lag."""
     lags = _lags(problem)
     return lambda: flossing.gradient_horizon(*problem, loss=_loss, lags=lags)
 
 
 def gradient_horizon_without_norm(problem: Problem) -> Prepared:
-    """Of the error and of random directions."""
+    """Carry gradients back in the direction of the error and in random ones only."""
     lags = _lags(problem)
     return lambda: flossing.gradient_horizon(*problem, loss=_loss, lags=lags, spectral_norm=False)
 
 
 def effective_rank(problem: Problem) -> Prepared:
-    """Of the recurrent weights."""
+    """Compute the rank of the gradient of the recurrent weights."""
     return lambda: flossing.effective_rank(*problem, loss=_loss)
 
 
 def covariant_vectors(problem: Problem) -> Prepared:
-    """All vectors, at every tenth step."""
+    """Compute all vectors at every tenth step."""
     return lambda: flossing.covariant_vectors(*problem, every=10)
 
 
 def convergence(problem: Problem) -> Prepared:
-    """Of all exponents, from a spectrum that is there."""
+    """Compute the convergence of all exponents of a given spectrum."""
     measured = _without_gradients(flossing.lyapunov_spectrum, *problem, reorthonormalize=1)
     return lambda: flossing.convergence(measured)
 
 
 def dynamical_context(problem: Problem) -> Prepared:
-    """Everything: all exponents, determinants, 50 Jacobians."""
+    """Compute everything: all exponents, determinants, 50 Jacobians."""
     return lambda: flossing.dynamical_context(*problem)
 
 
 def closed_loop(problem: Problem) -> Prepared:
-    """Some exponents of the free-running network."""
+    """Measure some exponents of the free-running network."""
     readout = nn.Linear(problem.rnn.hidden_size, 1)
     loop = flossing.closed_loop(problem.rnn, readout)
     state = loop.warm_up(problem.inputs[:20])
@@ -107,13 +107,13 @@ def closed_loop(problem: Problem) -> Prepared:
 
 
 def watch(problem: Problem) -> Prepared:
-    """One measurement: 8 exponents over at most 200 steps."""
+    """Make one measurement: 8 exponents over at most 200 steps."""
     watcher = flossing.watch(problem.rnn, every=1, share=None)
     return lambda: watcher(problem.inputs)
 
 
 def analyze(problem: Problem) -> Prepared:
-    """The command, report included."""
+    """Run the command, including the report."""
     from flossing.cli import main
 
     folder = Path(tempfile.mkdtemp())
@@ -248,7 +248,7 @@ def _rounded(value: float) -> str:
 
 
 def main() -> None:
-    """Measure in processes of their own, print the table, and write the results."""
+    """Measure each analysis in its own process, print the table, and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     parser.add_argument("--seconds", type=float, default=2.0, help="of repetitions, at least")

@@ -1,9 +1,9 @@
-"""What the time of value and gradient is spent on, for a vanilla network in float32.
+"""Measure where the time of value and gradient goes, for a vanilla network in float32.
 
 Run from the repository's root: `python benchmarks/breakdown.py`. The compiled loops are timed from
-within. What the products take in them is the time of the same loops for a network whose tangent
-vectors stay orthonormal (W a permutation, all slopes 1) and need no factorisation; the rest of the
-scans is that of the factorisations. What is around the loops is Python's and PyTorch's.
+inside. The time of their products is that of the same loops for a network whose tangent vectors
+stay orthonormal (W a permutation, all slopes 1) and need no factorisation; the rest of a scan is
+attributed to the factorisations, and everything outside the loops to Python and PyTorch.
 """
 
 import argparse
@@ -23,6 +23,9 @@ from torch import nn
 
 import flossing
 from flossing.compiled import layer_interface, scan_interface
+from flossing.compiled.backward import scan_backward, scan_backward_parallel
+from flossing.compiled.forward import scan_forward, scan_forward_parallel
+from flossing.compiled.layer_scan import run, run_back, run_back_parallel, run_parallel
 from flossing.support.environment import environment
 
 COLUMNS = (
@@ -36,10 +39,14 @@ COLUMNS = (
     "around the loops",
 )
 LOOPS = {
-    "layer._run": "states",
-    "layer._run_back": "states backward",
-    "forward._scan": "forward",
-    "backward._scan": "backward",
+    run: "states",
+    run_parallel: "states",
+    run_back: "states backward",
+    run_back_parallel: "states backward",
+    scan_forward: "forward",
+    scan_forward_parallel: "forward",
+    scan_backward: "backward",
+    scan_backward_parallel: "backward",
 }
 
 
@@ -66,15 +73,13 @@ def main() -> None:
 
 
 def timed_loops() -> dict[str, float]:
-    """Have every compiled loop add its seconds to what is returned."""
+    """Time every compiled loop, and return where the seconds are added up."""
     taken: dict[str, float] = defaultdict(float)
 
     def timed(threads: int, function: Any, *arguments: Any) -> Any:
         start = time.perf_counter()
         result = in_threads(threads, function, *arguments)
-        module = function.py_func.__module__.rpartition(".")[2]
-        name = function.py_func.__name__
-        taken[LOOPS[f"{module}.{name}"]] += time.perf_counter() - start
+        taken[LOOPS[function]] += time.perf_counter() - start
         return result
 
     in_threads = scan_interface.in_threads
@@ -83,9 +88,9 @@ def timed_loops() -> dict[str, float]:
 
 
 def breakdown(problem: Problem, repetitions: int, taken: dict[str, float]) -> dict[str, float]:
-    """Return the milliseconds of every part."""
+    """Return the time of every part in milliseconds."""
     orthonormal = Problem.of("RNN", problem.size)
-    # A permutation of what stays positive.
+    # A permutation keeps tangent vectors orthonormal, and a large bias all units active.
     units = torch.randperm(problem.size.N)
     orthonormal.module.weight_hh_l0.data = torch.eye(problem.size.N)[units]
     orthonormal.module.nonlinearity = "relu"
@@ -109,12 +114,12 @@ def breakdown(problem: Problem, repetitions: int, taken: dict[str, float]) -> di
         "products backward": products["backward"],
         "factorisations backward": own["backward"] - products["backward"],
         "states backward": own["states backward"],
-        "around the loops": own["total"] - sum(own[name] for name in LOOPS.values()),
+        "around the loops": own["total"] - sum(own[name] for name in set(LOOPS.values())),
     }
 
 
 def _median(runs: list[dict[str, float]], key: str) -> float:
-    return 1e3 * statistics.median(run[key] for run in runs)
+    return 1e3 * statistics.median(each[key] for each in runs)
 
 
 if __name__ == "__main__":

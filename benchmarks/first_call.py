@@ -1,8 +1,8 @@
-"""Seconds until the first value and gradient are there, with an empty cache and from the disk.
+"""Measure the time to the first value and gradient, with an empty and with a filled cache.
 
-Run from the repository's root: `python benchmarks/first_call.py`. Each run is a process of its own
-with one thread (N=32, k=4, T=50, B=1); importing is not counted. With an empty cache the first
-calls are made by PyTorch operations, while another process compiles.
+Run from the repository's root: `python benchmarks/first_call.py`. Each run is its own process with
+one thread (N=32, k=4, T=50, B=1); imports are not counted. With an empty cache, PyTorch operations
+compute the first values while another process compiles.
 """
 
 import argparse

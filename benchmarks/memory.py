@@ -1,7 +1,7 @@
-"""Memory and time of a long run with gradient, whole and recomputed in pieces.
+"""Measure memory and time of a long run with gradient, with and without checkpoints.
 
-Run from the repository's root: `python benchmarks/memory.py`. Each run is a process of its own
-(N=256, k=32, B=1, float32); its peak is of what is resident, over what it was before.
+Run from the repository's root: `python benchmarks/memory.py`. Each run is its own process (N=256,
+k=32, B=1, float32); memory is the increase of peak resident memory.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def measure(steps: int, checkpoint_interval: int | None) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure in processes of their own, print, and write the results."""
+    """Measure each interval in its own process, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     parser.add_argument("--steps", type=int, default=100_000)

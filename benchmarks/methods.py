@@ -1,4 +1,4 @@
-"""Ways to compute the mean squared exponents and their gradient, for the benchmark of speed."""
+"""Methods that compute the mean squared exponents and their gradient, compared by speed.py."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ def loss(problem: Problem, **options: Any) -> Tensor:
 
 
 def library(problem: Problem, **options: Any) -> Method:
-    """Value and gradient by the library, as it comes or with options."""
+    """Return value and gradient by the library, with its defaults or with options."""
 
     def run() -> None:
         problem.module.zero_grad()
@@ -55,7 +55,7 @@ def library(problem: Problem, **options: Any) -> Method:
 
 
 def autograd_growth(tangent: Any, frame: Tensor, stops: tuple[int, ...], pace: Any) -> Growth:
-    """A backend: the library's own products, unrolled, with a graph through `torch.linalg.qr`."""
+    """Scan with the library's own products, unrolled, and a graph through `torch.linalg.qr`."""
     growth = []
     for step in range(stops[-1]):
         frame, triangular = torch.linalg.qr(tangent.push(step, frame))
@@ -65,7 +65,7 @@ def autograd_growth(tangent: Any, frame: Tensor, stops: tuple[int, ...], pace: A
 
 
 def floor(problem: Problem) -> Method:
-    """The matrix products alone: W V, Wᵀ G and the gradient of W, for the same shapes."""
+    """Return the matrix products alone: W V, Wᵀ G and the gradient of W, for the same shapes."""
     weight = problem.module.weight_hh_l0.detach()
     outputs, units = weight.shape
     columns = problem.size.k * problem.size.B
@@ -86,7 +86,7 @@ def floor(problem: Problem) -> Method:
 
 
 def jax_method(kind: str, problem: Problem) -> Method | None:
-    """The same in JAX, jitted: `lax.scan` over steps with `jnp.linalg.qr`, and `jax.grad`.
+    """Return the same in JAX, jitted: `lax.scan` over steps with `jnp.linalg.qr`, and `jax.grad`.
 
     `None` where JAX is not installed.
     """
@@ -136,8 +136,8 @@ def _jax_gru(jnp: Any, jax: Any) -> Callable[..., Any]:
         input_r, input_z, input_n = jnp.split(from_input, 3)
         state_r, state_z, state_n = jnp.split(from_state, 3)
         update = jax.nn.sigmoid(input_z + state_z)
-        candidate = jnp.tanh(input_n + jax.nn.sigmoid(input_r + state_r) * state_n)
-        return (1 - update) * candidate + update * h
+        new = jnp.tanh(input_n + jax.nn.sigmoid(input_r + state_r) * state_n)
+        return (1 - update) * new + update * h
 
     return cell
 

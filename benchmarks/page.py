@@ -1,7 +1,4 @@
-"""Write docs/speed.md from the results of the benchmarks.
-
-Run from the repository's root: `python benchmarks/page.py`.
-"""
+"""Write docs/speed.md from the results of the benchmarks: `python benchmarks/page.py`."""
 
 import json
 import math
@@ -9,85 +6,95 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path("benchmarks/results")
-PAGE = Path("docs/speed.md")
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "speed.md"
 
 INTRODUCTION = """\
-# Speed, accuracy and memory, measured
+# Speed, accuracy and memory
 
-Value and gradient of the mean squared exponents (`flossing_loss` and its backward pass) of
-networks with Gaussian recurrent weights of gain 1 under white noise, in float32. Sizes are hidden
-units N, exponents k, steps T, trajectories B. Every table names its command; this page is written
-from their results by `python benchmarks/page.py`.
+Times are of the value and the gradient of the mean squared exponents (`flossing_loss` and its
+backward pass), for networks with Gaussian recurrent weights of gain 1 under white noise, float32.
+Sizes are given as hidden units N, exponents k, steps T, trajectories B. Each section names the
+command that measures it; `python benchmarks/page.py` writes this page from the results.
 """
 
 SPEED = """\
-## Beside the reference, JAX and the products alone
+## Comparison with the reference, JAX and the products alone
 
 - reference: the same products, unrolled, with a graph through `torch.linalg.qr` at every step;
-- JAX: a jitted `scan` with `qr`, and its `grad`, at every step;
-- floor: the matrix products alone, by `torch.mm`, in the same shapes and threads.
+- JAX: a jitted `scan` with `qr` at every step, and its `grad`;
+- floor: the matrix products alone, by `torch.mm`, with the same shapes and threads;
+- every step: this library with a factorisation at every step.
 
-What is compared runs in turns. Ratios are medians, with the smallest and the largest in brackets.
-Errors are relative to float64 with a factorisation at every step, those of the reference in
-brackets. `make benchmark`, results in `benchmarks/results/speed.json`.
+The methods run in turns, so that changes in the speed of the machine affect all of them. Ratios are
+medians, with the smallest and the largest in brackets. Errors are relative to float64 with a
+factorisation at every step; those of the reference are in brackets. Measured by `make benchmark`;
+results in `benchmarks/results/speed.json`.
 """
 
 BREAKDOWN = """\
-## What the time is spent on
+## Where the time goes
 
-Milliseconds of a vanilla network, medians. The products' share of the scans is the time of the
-same loops for a network whose tangent vectors stay orthonormal. What is around the loops is
-Python's and PyTorch's: about two hundred small operations, which is all there is to gain at
-N = 32. At (80, 75) λ₁ − λ₇₅ is two nats a step, so that float32 needs a factorisation at nearly
-every step; these are sequential within a trajectory and take more arithmetic than the products.
-`python benchmarks/breakdown.py`, results in `benchmarks/results/breakdown.json`.
+Medians in milliseconds, for a vanilla network. The time of the products is that of the same loops
+for a network whose tangent vectors stay orthonormal and need no factorisation. The last column is
+the overhead of Python and PyTorch, about two hundred small operations; it dominates at N = 32.
+At (80, 75) λ₁ − λ₇₅ is two nats per step, so that float32 needs a factorisation at nearly every
+step; these are sequential within a trajectory and take more arithmetic than the products.
+Measured by `python benchmarks/breakdown.py`; results in `benchmarks/results/breakdown.json`.
 """
 
 SCALING = """\
-## Against one dimension at a time
+## Scaling with each dimension
 
-Vanilla network, milliseconds, with the exponent of a fitted power law; from `make benchmark`.
+Milliseconds for a vanilla network with one dimension varied, and the exponent of a fitted power
+law. Measured by `make benchmark`.
 """
 
 SCHEDULE = """\
 ## The published schedule
 
-1500 steps of flossing over 55 time steps (N = 80, k = 75, B = 1) beside 3001 training steps over
-300 (B = 16), optimizer steps included; from `make benchmark`.
+1500 steps of flossing over 55 time steps (N = 80, k = 75, B = 1), compared with 3001 training steps
+over 300 time steps (B = 16), including the steps of the optimizers. Measured by `make benchmark`.
 """
 
 TOGETHER = """\
-## Many networks trained as one
+## Many networks trained as one model
 
-Milliseconds of a training step for each network (N = 80, T = 120, B = 16, one thread): forward,
-loss, backward, clipping and Adam. PyTorch alone trains one network through the module's own
-forward; so many in one model is how `flossing train` and `sweep` train seeds. In brackets, how many
-times faster than one network in a model of its own: cells that are a loop over steps in Python gain
-threefold; PyTorch's layers spend their time on arithmetic already when alone, and gain nothing.
-`python benchmarks/together.py --output benchmarks/results/together.json`.
+Milliseconds of a training step per network (N = 80, T = 120, B = 16, one thread): forward pass,
+loss, backward pass, clipping and Adam. "PyTorch alone" trains one network through the module's own
+forward pass. In brackets: the speed relative to one network in a model of its own. Cells that loop
+over steps in Python become about three times faster, and `flossing train` and `flossing sweep`
+train several seeds of them in one model; PyTorch's layers, which spend their time on arithmetic,
+gain nothing, and are trained one by one.
+Measured by `python benchmarks/together.py --output benchmarks/results/together.json`.
 """
 
 MEMORY = """\
 ## Memory of a long run
 
-N = 256, k = 32, T = 100,000, B = 1, with gradient: peak of resident memory over what it was
-before, each in a process of its own. `python benchmarks/memory.py`, results in
+N = 256, k = 32, T = 100,000, B = 1, with gradient: increase of peak resident memory, each run in a
+process of its own. Measured by `python benchmarks/memory.py`; results in
 `benchmarks/results/memory.json`.
 """
 
 FIRST_CALL = """\
 ## The first call
 
-Seconds of the first values and gradients in a process (N = 32, one thread). With an empty cache
-they are made by PyTorch operations, until another process has compiled the loops; from then on, and
-in all later processes, these are loaded from the disk. `python benchmarks/first_call.py`, results
+Seconds for the first values and gradients in a process (N = 32, one thread). With an empty cache,
+PyTorch operations compute them while another process compiles the loops. Later calls, and all later
+processes, load the compiled loops from disk. Measured by `python benchmarks/first_call.py`; results
 in `benchmarks/results/first_call.json`.
 """
 
 
 def main() -> None:
     """Write the page."""
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """Return the page as Markdown."""
     speed = _read("speed")
     sections = [
         INTRODUCTION + "\n" + _environment(speed),
@@ -99,11 +106,11 @@ def main() -> None:
         MEMORY + "\n" + memory_table(_read("memory")["results"]),
         FIRST_CALL + "\n" + first_call_table(_read("first_call")["seconds"]),
     ]
-    PAGE.write_text("\n".join(sections), encoding="utf-8")
+    return "\n".join(sections)
 
 
 def speed_table(rows: list[dict[str, Any]]) -> str:
-    """Return the table of all kinds and sizes."""
+    """Return the table of times, ratios and errors by layer and size."""
     names = list(rows[0]["ratios"])
     heading = ["", "N, k, T, B", "ms", *names, "error of exponents", "error of gradient"]
     return _table(
@@ -125,7 +132,7 @@ def speed_table(rows: list[dict[str, Any]]) -> str:
 
 
 def breakdown_table(rows: list[dict[str, Any]]) -> str:
-    """Return the table of parts."""
+    """Return the table of what the time is spent on."""
     parts = list(rows[0]["milliseconds"])
     return _table(
         ["N, k, T, B", *parts],
@@ -146,12 +153,12 @@ def scaling_table(scaling: dict[str, Any]) -> str:
 
 
 def schedule_sentence(schedule: dict[str, Any]) -> str:
-    """Return what share of training flossing takes."""
+    """Return the cost of flossing relative to training."""
     flossing, training = (schedule["seconds"][name] for name in ("flossing", "training"))
     return (
         f"A flossing step takes {_number(1e3 * statistics.median(flossing))} ms, a training step "
         f"{_number(1e3 * statistics.median(training))} ms; flossing takes "
-        f"{_spread(schedule['share'])} of the training's time.\n"
+        f"{_spread(schedule['share'])} of the time of training.\n"
     )
 
 
@@ -176,7 +183,7 @@ def together_table(results: dict[str, dict[str, list[float]]]) -> str:
 
 
 def memory_table(results: dict[str, dict[str, float]]) -> str:
-    """Return the table of intervals between checkpoints."""
+    """Return the table of memory and time by the interval between checkpoints."""
     rows = [
         [f"`{name}`", f"{each['mebibytes']:.0f}", f"{each['seconds']:.1f}"]
         for name, each in results.items()
@@ -185,7 +192,7 @@ def memory_table(results: dict[str, dict[str, float]]) -> str:
 
 
 def first_call_table(results: dict[str, dict[str, list[float]]]) -> str:
-    """Return the table of first calls."""
+    """Return the table of the times of first calls."""
     names = list(next(iter(results.values())))
     rows = [[kind, *(_spread(taken[name]) for name in names)] for kind, taken in results.items()]
     return _table(["", *names], rows)

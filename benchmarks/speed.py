@@ -1,15 +1,15 @@
-"""How fast value and gradient of the mean squared exponents are, and how accurate.
+"""Measure speed and accuracy of the value and gradient of the mean squared exponents.
 
-Run from the repository's root: `make benchmark`. Everything that is compared is run in turns, so
-that a change in the machine's speed falls on all; medians of the ratios are printed, with the
-fastest and the slowest. The first table sets the library beside
+Run from the repository's root: `make benchmark`. Methods run in turns, so that changes in the speed
+of the machine affect all of them; medians of the ratios are printed, with the smallest and the
+largest. The first table compares the library with
 
 - reference: the same products, unrolled, with a graph through `torch.linalg.qr` at every step;
 - JAX: a jitted `scan` with `qr`, and its `grad`, at every step;
 - floor: the matrix products alone.
 
-The second varies one dimension at a time; the third sets the published schedule of flossing beside
-the training that it belongs to.
+The second table varies one dimension at a time. The last compares the cost of the published
+schedule of flossing with that of the training it belongs to.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def in_turns(methods: dict[str, Any], seconds: float) -> dict[str, list[float]]:
-    """Return seconds of each method, run in turns for so long.
+    """Run methods in turns for a given time, and return the seconds of each.
 
     Each runs twice in its turn, and the second time counts: as in a loop over its own steps, its
     memory and threads are then as it left them, not as another library did.
@@ -93,12 +93,12 @@ def in_turns(methods: dict[str, Any], seconds: float) -> dict[str, list[float]]:
 
 
 def ratios(taken: dict[str, list[float]], over: str, under: str) -> list[float]:
-    """Return the ratios of two methods, turn by turn."""
+    """Return the ratios of the seconds of two methods, turn by turn."""
     return [a / b for a, b in zip(taken[over], taken[under], strict=True)]
 
 
 def speed_table(console: Any, kinds: list[str], seconds: float) -> list[dict[str, Any]]:
-    """The library beside the reference, JAX and the floor, with accuracies."""
+    """Compare the library with the reference, JAX and the floor, in time and accuracy."""
     from rich.table import Table
 
     table = Table(title="Value and gradient: median (fastest–slowest)")
@@ -136,7 +136,7 @@ RATIOS = {
 
 
 def speed_row(kind: str, size: tuple[int, int, int, int], seconds: float) -> dict[str, Any]:
-    """Measure one network."""
+    """Compare the methods on one network."""
     from methods import Problem, Size, autograd_growth, floor, jax_method, library
 
     problem = Problem.of(kind, Size(*size))
@@ -166,7 +166,7 @@ def speed_row(kind: str, size: tuple[int, int, int, int], seconds: float) -> dic
 
 
 def errors(problem: Any, **options: Any) -> dict[str, float]:
-    """Return relative errors in single precision, against every step in double precision."""
+    """Return errors in float32 relative to float64 with a factorisation at every step."""
     import torch
 
     import flossing
@@ -190,7 +190,7 @@ def errors(problem: Any, **options: Any) -> dict[str, float]:
 
 
 def scaling_table(console: Any, seconds: float) -> dict[str, Any]:
-    """Time against one dimension at a time, with the exponent of a power law."""
+    """Measure time against one dimension at a time, and fit a power law."""
     from methods import Problem, Size, library
     from rich.table import Table
 
@@ -216,7 +216,7 @@ def scaling_table(console: Any, seconds: float) -> dict[str, Any]:
 
 
 def schedule_table(console: Any, seconds: float) -> dict[str, Any]:
-    """1500 steps of flossing over 55 time steps beside 3001 steps of training over 300."""
+    """Compare 1500 steps of flossing over 55 time steps with 3001 training steps over 300."""
     from rich.table import Table
 
     floss_step, train_step = schedule_steps()

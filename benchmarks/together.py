@@ -1,8 +1,9 @@
-"""Seconds of a training step for each network, alone and as one model, over several numbers.
+"""Measure the time of a training step per network, for several networks trained as one model.
 
-Run from the repository's root: `python benchmarks/together.py`. One thread, float32; an epoch is
-forward, loss, backward, clipping and a step of Adam. The reference trains one network through the
-module's own forward, as a plain PyTorch script would. Repetitions are interleaved; medians.
+Run from the repository's root: `python benchmarks/together.py`. One thread, float32; a step is
+forward pass, loss, backward pass, clipping and Adam. The reference trains one network through the
+module's own forward pass, as a plain PyTorch script would. Layers of PyTorch are trained one at a
+time only: as one model they gain nothing (docs/speed.md). Repetitions are interleaved; medians.
 """
 
 import argparse
@@ -25,13 +26,13 @@ from flossing_lab.training.trainer import run_together
 TASK = TemporalXor(delay=40, steps=120)
 EPOCHS = 20
 ARCHITECTURES = {
-    "tanh": Architecture(form="rate"),
-    "GRU": Architecture(cell="gru", initialisation="stock"),
-    "LSTM": Architecture(cell="lstm", initialisation="stock"),
     "modReLU, orthogonal": Architecture(
         cell="modrelu", initialisation="orthogonal", orthogonal=True
     ),
     "leaky": Architecture(cell="leaky", leak=0.5),
+    "tanh": Architecture(form="rate"),
+    "GRU": Architecture(cell="gru", initialisation="stock"),
+    "LSTM": Architecture(cell="lstm", initialisation="stock"),
 }
 MODULES: dict[str, Callable[..., nn.Module]] = {"tanh": nn.RNN, "GRU": nn.GRU, "LSTM": nn.LSTM}
 
@@ -47,17 +48,18 @@ def main() -> None:
     compile_ahead(threads=1)
     results: dict[str, dict[str, list[float]]] = {}
     for name, architecture in ARCHITECTURES.items():
-        taken: dict[str, list[float]] = {str(number): [] for number in options.numbers}
+        numbers = [1] if architecture.is_stock_layer else options.numbers
+        taken: dict[str, list[float]] = {str(number): [] for number in numbers}
         if name in MODULES:
             taken["PyTorch alone"] = []
         for _ in range(options.repetitions):
-            for number in options.numbers:
+            for number in numbers:
                 taken[str(number)].append(seconds_together(architecture, number))
             if name in MODULES:
                 taken["PyTorch alone"].append(seconds_in_pytorch(MODULES[name]))
         results[name] = taken
         medians = {key: statistics.median(each) for key, each in taken.items()}
-        alone = medians[str(options.numbers[0])]
+        alone = medians[str(numbers[0])]
         gains = (
             f"{key}: {1e3 * each:.1f} ms ({alone / each:.1f})" for key, each in medians.items()
         )

@@ -1,9 +1,8 @@
-"""The figures of `docs/gallery.md`, made by the code that stands on the page.
+"""Draw the figures of `docs/gallery.md` by running the code on the page.
 
-Run from the repository's root: `make gallery`, or `python docs/make_gallery.py`. Every block of
-code on the page is run in turn, in one namespace, in the folder that the figures go to; the first
-one sets the seed. It takes less than a minute, and as
-long again where nothing is compiled.
+Run from the root of the repository: `make gallery`, or `python docs/make_gallery.py`. The blocks of
+code are run in order, in one namespace and in the output folder; the first one sets the seed. It
+takes less than a minute, twice as long if nothing has been compiled yet.
 """
 
 import argparse
@@ -20,22 +19,13 @@ FIGURES = Path(__file__).parent / "figures" / "gallery"
 
 
 def code_of(page: str) -> str:
-    """Return the blocks of code of a page in Markdown as one program.
-
-    Args:
-        page: The text of the page.
-    """
+    """Return the Python blocks of a page in Markdown as one program."""
     blocks: list[str] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     return "\n".join(blocks)
 
 
 def make_figures(code: str, folder: Path) -> None:
-    """Run code within a folder.
-
-    Args:
-        code: What saves figures under names without a folder.
-        folder: Where they go; made if it does not exist.
-    """
+    """Run code in a folder, which is created if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(folder):
         exec(compile(code, str(PAGE), "exec"), {"__name__": "gallery"})

@@ -1,9 +1,9 @@
-"""Make the two reports in docs/reports: train an LSTM and a GRU, save them, run the command.
+"""Make the reports in docs/reports: train an LSTM and a GRU, save them, and analyse them.
 
     python docs/make_reports.py
 
-It takes about a minute, and as long again where nothing is compiled. Everything
-is seeded; between machines the last digits may differ.
+It takes about a minute, and another to compile where nothing is cached. Everything
+is seeded; the last digits may differ between machines.
 """
 
 import sys
@@ -34,12 +34,12 @@ class Memory(nn.Module):
         self.readout = nn.Linear(SIZE, TASK.output_size)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Answer at every step."""
+        """Return the output at every step."""
         return self.readout(self.rnn(inputs)[0])
 
 
 def trained(layer: type[nn.LSTM] | type[nn.GRU]) -> Memory:
-    """Train a network to repeat bits after the delay."""
+    """Return a network trained to repeat bits after the delay."""
     torch.manual_seed(SEED)
     network = Memory(layer)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -54,7 +54,7 @@ def trained(layer: type[nn.LSTM] | type[nn.GRU]) -> Memory:
 
 
 def analyse(checkpoint: Path, name: str) -> int:
-    """Run the command, as anyone would, and return its exit code."""
+    """Run `flossing analyze` and return its exit code."""
     task = f"delayed-copy:delay={TASK.delay},steps=1000"
     outputs = ("--output", str(FOLDER / f"{name}.html"), "--json", str(FOLDER / f"{name}.json"))
     return main(["analyze", str(checkpoint), "--task", task, *outputs])

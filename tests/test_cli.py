@@ -83,6 +83,36 @@ def test_help_and_version_end_well(arguments, capsys):
     assert "flossing" in capsys.readouterr().out
 
 
+def test_help_lists_all_commands(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert {"analyze", "demo", "report", "reproduce", "sweep", "train"} <= set(listed)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["something", "--seed", "1", "--", "-x"], ["--output=a.png"]]
+)
+def test_a_command_that_cannot_be_imported_says_so(arguments, tmp_path, monkeypatch, capsys):
+    distribution = tmp_path / "made_up-1.0.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Name: made-up\nVersion: 1.0\n")
+    (distribution / "entry_points.txt").write_text(
+        "[flossing.commands]\nbroken = made_up_command:add_command\n"
+    )
+    (tmp_path / "made_up_command.py").write_text("import a_package_that_is_not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["broken", *arguments]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert "a_package_that_is_not_installed" in line
+    # The other commands are not affected.
+    with pytest.raises(SystemExit) as caught:
+        main(["analyze", "--help"])
+    assert caught.value.code == 0
+
+
 def test_help_names_every_option(capsys):
     with pytest.raises(SystemExit):
         main(["demo", "--help"])

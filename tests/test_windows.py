@@ -1,4 +1,4 @@
-"""Pieces from anywhere in a sequence, with the state that the system has there."""
+"""Random windows of a sequence, with the state that the system reaches there."""
 
 import copy
 import itertools
@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import flossing
-from flossing.batches import draw_piece
+from flossing.batches import sample_window
 
 STEPS = 9
 LENGTH = 24
@@ -48,14 +48,14 @@ SYSTEMS = {
 @pytest.mark.parametrize(
     ("system", "last", "shape", "axis", "state"), SYSTEMS.values(), ids=list(SYSTEMS)
 )
-def test_a_piece_comes_with_the_state_that_the_system_has_there(system, last, shape, axis, state):
+def test_a_window_comes_with_the_state_that_the_system_has_there(system, last, shape, axis, state):
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(shape, dtype=torch.float64)
-    pieces = {start: inputs.narrow(axis, start, STEPS) for start in range(LENGTH - STEPS + 1)}
+    windows = {start: inputs.narrow(axis, start, STEPS) for start in range(LENGTH - STEPS + 1)}
     starts = set()
     for _ in range(200):
-        piece, before = draw_piece(system, inputs, state, steps=STEPS, generator=generator)
-        (start,) = [place for place, each in pieces.items() if torch.equal(each, piece)]
+        window, before = sample_window(system, inputs, state, steps=STEPS, generator=generator)
+        (start,) = [at for at, each in windows.items() if torch.equal(each, window)]
         starts.add(start)
         if not start:
             assert before is state
@@ -64,10 +64,10 @@ def test_a_piece_comes_with_the_state_that_the_system_has_there(system, last, sh
         torch.testing.assert_close(before, expected)
         leaves = before if isinstance(before, tuple) else (before,)
         assert not any(leaf.requires_grad for leaf in leaves)
-    assert starts == pieces.keys()
+    assert starts == windows.keys()
 
 
-def test_flossing_pieces_is_flossing_them_with_the_states_there():
+def test_flossing_windows_is_flossing_them_with_the_states_there():
     inputs = torch.randn(LENGTH, 2, 1, dtype=torch.float64)
     first = nn.LSTM(1, 6).double()
     second = copy.deepcopy(first)
@@ -91,7 +91,7 @@ def test_flossing_pieces_is_flossing_them_with_the_states_there():
     assert history.loss.tolist() == pytest.approx(losses, rel=1e-6)
 
 
-def test_a_flosser_takes_pieces_of_whole_sequences():
+def test_a_flosser_samples_windows_of_whole_sequences():
     rnn = nn.RNN(1, 8)
     seen = []
     flosser = flossing.Flosser(
@@ -100,7 +100,7 @@ def test_a_flosser_takes_pieces_of_whole_sequences():
     batches = itertools.repeat(torch.randn(LENGTH, 2, 1))
     assert len(flosser.before_training(batches).loss) == 3
     assert flosser.step(1, batches) is not None
-    # What gives the state is asked for that before the whole sequence.
+    # The function is asked for the state before the whole sequence.
     assert seen == [(LENGTH, 2, 1)] * 4
 
 
@@ -114,23 +114,23 @@ def test_precision_of_the_state_is_that_of_the_exponents():
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        (torch.randn(8, 2, 1), "piece is 9 and the inputs have 8 steps.*piece=None"),
-        (pack_padded_sequence(torch.randn(9, 2, 1), [9, 3]), "there are packed sequences"),
-        (itertools.repeat(30), "there are no inputs"),
+        (torch.randn(8, 2, 1), "piece is 9 .* 8 steps.*piece=None"),
+        (pack_padded_sequence(torch.randn(9, 2, 1), [9, 3]), "packed sequences.*piece=None"),
+        (itertools.repeat(30), "no inputs.*piece=None"),
     ],
 )
-def test_sequences_without_such_pieces(batches, message):
+def test_sequences_without_such_windows(batches, message):
     with pytest.raises(flossing.InvalidInputError, match=message):
         flossing.floss(nn.RNN(1, 8), batches, k=2, steps=1, piece=STEPS)
 
 
 @pytest.mark.parametrize("piece", [0, -1, True])
-def test_a_piece_is_a_number_of_steps(piece):
+def test_the_length_of_a_window_is_a_number_of_steps(piece):
     with pytest.raises(flossing.InvalidOptionError, match="piece"):
         flossing.Flosser(nn.RNN(1, 8), k=2, piece=piece)
 
 
-def test_divergence_before_the_piece_is_told():
+def test_divergence_before_the_window_raises():
     rnn = nn.RNN(1, 4, nonlinearity="relu")
     nn.init.constant_(rnn.weight_hh_l0, 1e9)
     nn.init.constant_(rnn.weight_ih_l0, 1.0)

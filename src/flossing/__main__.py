@@ -1,4 +1,4 @@
-"""The command line, as `python -m flossing`."""
+"""The command line interface, as `python -m flossing`."""
 
 import sys
 

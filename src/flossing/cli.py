@@ -1,4 +1,4 @@
-"""The command `flossing`. Commands of other packages are found by their entry points."""
+"""The command line interface `flossing`; further commands are discovered as entry points."""
 
 import argparse
 import sys
@@ -14,17 +14,23 @@ if TYPE_CHECKING:
     from flossing.support.arguments import Commands
 
 COMMANDS = "flossing.commands"
-"""The group of entry points. Each names a command and a function that adds it to the parser."""
+"""Group of entry points: the name of a command, and the function that adds it to the parser.
+
+The commands of `flossing_lab` are registered here, so that the library never imports it.
+"""
+_FAILURE = 1
+# What a shell reports for a process that SIGINT ended: 128 + 2.
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line interface.
 
     Args:
-        arguments: What follows the command's name; `None` for those of this process.
+        arguments: what follows `flossing`; `None` for the arguments of this process.
 
     Returns:
-        The exit code. Bad options end the process with 2.
+        The exit code. Invalid options exit with code 2 (`SystemExit`).
     """
     options = _parser().parse_args(arguments)
     try:
@@ -35,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         sys.stderr.write("flossing: interrupted\n")
-        return 130
+        return _INTERRUPTED
     except (FlossingError, OSError) as error:
-        words = " ".join([str(error), *getattr(error, "__notes__", [])])
-        sys.stderr.write(f"flossing: {' '.join(words.split())}\n")
-    return 1
+        message = " ".join([str(error), *getattr(error, "__notes__", [])])
+        sys.stderr.write(f"flossing: {' '.join(message.split())}\n")
+    return _FAILURE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,20 +58,22 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
     add_analyze(commands)
     for command in sorted(entry_points(group=COMMANDS), key=lambda each: each.name):
-        _add(command, commands)
+        _add_command(command, commands)
     return parser
 
 
-def _add(command: EntryPoint, commands: "Commands") -> None:
-    """Add a command; one that cannot be imported takes any arguments and then says why."""
+def _add_command(command: EntryPoint, commands: "Commands") -> None:
+    """Add a command, or a stub that accepts any arguments and reports why it cannot be imported."""
     try:
         command.load()(commands)
     except ImportError as error:
-        missing = error
+        missing = error  # `error` is unbound after this block.
 
         def fail(_: argparse.Namespace) -> int:
             raise missing from None
 
+        # No argument starts with NUL, so options of the missing command are taken as positional
+        # arguments, and --help too: the user learns what is missing, not that an option is unknown.
         stub = commands.add_parser(
             command.name, help=f"unavailable: {missing}", prefix_chars="\0", add_help=False
         )

@@ -1,12 +1,12 @@
-"""What the package raises and warns with: every error is a `ValueError`."""
+"""Exceptions and warnings of the package; every exception is a `ValueError`."""
 
 
 class FlossingError(ValueError):
-    """Base of the errors that this package raises."""
+    """Base class of the exceptions of this package."""
 
 
 class UnsupportedSystemError(FlossingError):
-    """The system has no single differentiable forward map, so no Lyapunov exponents."""
+    """The system has no single differentiable forward map, hence no Lyapunov exponents."""
 
 
 class UnsupportedDerivativeError(FlossingError):
@@ -14,35 +14,35 @@ class UnsupportedDerivativeError(FlossingError):
 
 
 class InvalidInputError(FlossingError):
-    """The input sequence has the wrong shape, length, dtype, device or values."""
+    """The input sequence has an invalid shape, length, dtype, device or value."""
 
 
 class InvalidStateError(FlossingError):
-    """The state or the frame has the wrong shape, structure, dtype, device or values."""
+    """The state or the frame has an invalid shape, structure, dtype, device or value."""
 
 
 class InvalidOptionError(FlossingError):
-    """An option is outside what it may be."""
+    """Invalid option value."""
 
 
 class InvalidCheckpointError(FlossingError):
-    """A checkpoint holds no recurrent network that can be rebuilt, or not one alone."""
+    """A checkpoint contains no recurrent network that can be rebuilt, or several."""
 
 
 class UnreadableFileError(FlossingError):
-    """A file is missing, damaged, or cannot be read without running code that is in it."""
+    """A file is missing, damaged, or cannot be read without executing code from it."""
 
 
 class NonFiniteError(FlossingError):
-    """The trajectory or its tangent map left the finite numbers."""
+    """The trajectory or its tangent vectors became infinite or NaN."""
 
 
 class DamagedRunWarning(UserWarning):
-    """The file of a run is not whole or not its own: it is set aside and the run is done again."""
+    """The file of a run is incomplete or of another run; it is set aside and the run repeated."""
 
 
 class NumericalWarning(UserWarning):
-    """The answer is degraded; the message says how, and what helps."""
+    """The result is degraded; the message says how, and what to do about it."""
 
 
 class LostRankWarning(NumericalWarning):
@@ -50,19 +50,19 @@ class LostRankWarning(NumericalWarning):
 
 
 class IntervalWarning(NumericalWarning):
-    """The reorthonormalization interval was too long for the precision, and was shortened."""
+    """The re-orthonormalisation interval was too long for the precision and was shortened."""
 
 
 class ToleranceWarning(NumericalWarning):
-    """The run ended before the standard errors were as small as was asked for."""
+    """The run ended before the standard errors were within the requested tolerance."""
 
 
 class ExplodingGradientWarning(NumericalWarning):
-    """Gradients through the states of a chaotic trajectory are meaningless."""
+    """Gradients through the states of a chaotic trajectory exceed the precision."""
 
 
 class SkippedStepWarning(NumericalWarning):
-    """A flossing step had a gradient that is not finite, and changed nothing."""
+    """A flossing step was skipped because its gradient was not finite; nothing was changed."""
 
 
 class DerivativeMismatchWarning(NumericalWarning):

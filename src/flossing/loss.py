@@ -1,4 +1,4 @@
-"""The flossing loss: how far chosen exponents are from where they should be."""
+"""The flossing loss: the squared deviation of Lyapunov exponents from a target."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,22 +31,22 @@ def flossing_loss(
     reduction: Reduction = "mean",
     **spectrum_options: Any,
 ) -> Tensor:
-    r"""Squared deviation of the first k Lyapunov exponents from a target.
+    r"""Compute the squared deviation of the first k Lyapunov exponents from a target.
 
     .. math:: L = \frac{1}{k} \sum_{i=1}^{k} (\lambda_i - \text{target}_i)^2,
 
-    averaged over trajectories and, in a stack of stock layers, over the layers, each taken on
-    its own (Engelken, "Gradient flossing", NeurIPS 2023).
+    averaged over trajectories and, in a stack of stock layers, over the layers, of which each has
+    its own exponents (Engelken, "Gradient flossing", NeurIPS 2023).
 
     Args:
         system: see `lyapunov_spectrum`.
         inputs: see `lyapunov_spectrum`.
         state: see `lyapunov_spectrum`.
-        k: how many exponents, from the largest; `None` for all.
-        target: where they should be, in nats per unit time: a number, one for each of the k
-            exponents from the largest on, or (B, k).
+        k: number of exponents, from the largest; `None` for all.
+        target: target of the exponents, in nats per unit time: a number, one number for each of
+            the k exponents from the largest on, or (B, k).
         reduction: "mean", "sum", "none" for the squared deviations (B, k), or (L, B, k) for a
-            stack of L layers, or a function of them.
+            stack of L layers, or a function of these.
         **spectrum_options: further options of `lyapunov_spectrum`.
 
     Returns:
@@ -54,8 +54,8 @@ def flossing_loss(
         to the gradient.
 
     Raises:
-        InvalidOptionError: the target is not finite or of the wrong shape, or there is no such
-            reduction; and whatever `lyapunov_spectrum` raises.
+        InvalidOptionError: the target is not finite or has the wrong shape, or the reduction is
+            unknown; also whatever `lyapunov_spectrum` raises.
 
     Example:
         >>> import torch, flossing
@@ -78,7 +78,7 @@ def layer_spectra(
     layer: int | None = None,
     **spectrum_options: Any,
 ) -> list[LyapunovSpectrum]:
-    """Return the spectrum of each stock layer on its own, or the only one there is."""
+    """Return the spectrum of each layer of a stack of stock layers, or of the whole system."""
     layers: Sequence[int | None] = [layer]
     if layer is None and isinstance(system, nn.RNNBase) and system.num_layers > 1:
         layers = range(system.num_layers)
@@ -100,7 +100,7 @@ def reduction_named(reduction: Reduction) -> Callable[[Tensor], Tensor]:
     """Return a reduction by name, or the callable itself.
 
     Raises:
-        InvalidOptionError: there is none of that name; the message lists those there are.
+        InvalidOptionError: no reduction has that name; the message lists the names.
     """
     if callable(reduction):
         return reduction

@@ -1,4 +1,4 @@
-"""`lyapunov_spectrum` and `log_growth_rates`: exponents along a trajectory, or of Jacobians."""
+"""`lyapunov_spectrum` and `log_growth_rates`: exponents along a trajectory or of Jacobians."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -39,85 +39,86 @@ def lyapunov_spectrum(
     generator: torch.Generator | None = None,
     backend: str | Backend = "auto",
 ) -> LyapunovSpectrum:
-    r"""Lyapunov exponents of a recurrent map along its trajectory under the given inputs.
+    r"""Compute the Lyapunov exponents of a recurrent map along its trajectory.
 
-    A frame of k tangent vectors is carried along, V_t = J_t V_{t-1} with J_t = ∂h_t/∂h_{t-1}, and
-    factored from time to time as V = QR, after which Q goes on (Benettin et al. 1980; Engelken,
-    Wolf & Abbott 2023 for networks). The exponents are
+    A frame of k tangent vectors is propagated, V_t = J_t V_{t-1} with J_t = ∂h_t/∂h_{t-1}. At
+    intervals, the boundaries, it is factored as V = QR and replaced by Q (Benettin et al. 1980;
+    for networks Engelken, Wolf & Abbott 2023). The exponents are
 
     .. math:: \lambda_i = \frac{1}{\text{counted steps}} \sum_{\text{boundaries}} \log R_{ii}.
 
-    Under an input they are the conditional exponents; for those of a network that makes its own
-    next input, see `flossing.closed_loop`. Where gradients are enabled and something
-    requires them, the exponents are differentiable with respect to parameters, inputs and initial
-    state, by an adjoint scan that needs no graph through the factorisations. To measure only, use
-    `torch.no_grad()`: memory then does not grow with the number of steps.
+    Under an input these are the conditional exponents; for a network that generates its own next
+    input, see `flossing.closed_loop`. Where gradients are enabled and something requires them, the
+    exponents are differentiable with respect to parameters, inputs and initial state, by an adjoint
+    scan that needs no graph through the factorisations. To measure only, use `torch.no_grad()`:
+    memory then does not grow with the number of steps.
 
     Args:
         system: `nn.RNN`, `nn.GRU`, `nn.LSTM`, one of their cells, or a callable
             `(x_t, state) -> state` or `-> (out, state)`, where the state is a tensor or a
             structure of tensors; without inputs, `(state) -> state`. A callable must be a
-            deterministic function of its arguments that takes any batch size and treats its rows
-            alike; the batch is the first dimension.
-        inputs: (T, B, D), or (B, T, D) where the module is `batch_first`; (T, D) for one
-            trajectory; or a `PackedSequence`, whose trajectories count their own steps only.
+            deterministic function of its arguments that accepts any batch size and treats its rows
+            independently; the batch is the first dimension.
+        inputs: (T, B, D), or (B, T, D) if the module is `batch_first`; (T, D) for one trajectory;
+            or a `PackedSequence`, of which each trajectory counts its own steps only.
         state: initial state in the module's own convention; zero if `None` (stock modules only).
         steps: number of steps of a map without inputs.
-        k: how many exponents; `None` for all n of the state.
-        state_transient: so many first steps move the state only.
-        frame_transient: so many further steps align the frame; their growth is not counted.
-            `None`: a tenth of the rest, at most 1000 steps where there is a tolerance, or none
+        k: number of exponents; `None` for all n of the state.
+        state_transient: number of first steps that only advance the state.
+        frame_transient: number of further steps that align the frame, without counting its growth.
+            `None`: a tenth of the remaining steps, at most 1000 if there is a tolerance, and none
             if a frame is given.
-        reorthonormalize: steps between factorisations, or "auto": as seldom as the conditioning
-            of the frame allows. A fixed interval that would lose more than half of the digits is
-            shortened where it does, with a warning.
-        rounding_tolerance: with "auto", the relative error that rounding may cause between two
-            factorisations where a vector is shortest: eps times the ratio of the longest to it.
-            The exponents, per step, and their gradient, relative to its length, then stay about
-            that close to those of a factorisation at every step; Jacobians that nearly lose rank
-            can amplify it. `None`: 2e-6 in float32, 1e-13 in float64.
+        reorthonormalize: steps between factorisations, or "auto": the longest interval that the
+            conditioning of the frame allows. A fixed interval that would lose more than half of
+            the digits is shortened where it does, with a warning.
+        rounding_tolerance: with "auto", the largest relative error that rounding may cause in the
+            shortest direction of the frame between two factorisations: eps times the ratio of the
+            longest direction to the shortest. The exponents (per step) and their gradient (relative
+            to its norm) then agree to about this tolerance with those of a factorisation at every
+            step; Jacobians that nearly lose rank can amplify it. `None`: 2e-6 in float32, 1e-13 in
+            float64.
         state_gradient: "full": gradients flow through the states, by backpropagation through
-            time, and explode where the largest exponent is positive; "detach": states count as
+            time, and explode where the largest exponent is positive; "detach": states are
             constants; an integer w: the graph through the states is cut before every w-th step, so
             that each Jacobian sees between 1 and w steps of its state's history.
-        layer: of a stack of layers, the one whose own exponents are meant, driven by the one
-            below; `None` for the whole stack as one state.
+        layer: index of a layer of a stack, to compute the exponents of that layer alone, driven by
+            the one below; `None` for the whole stack as one state.
         frame: orthonormal frame to start from, (B, n, k); `None` for a random one.
-        checkpoint_interval: with gradients, keep the graph of that many steps at a time and
-            compute the others again in the backward pass: memory for T/interval + interval steps
-            instead of T, for about one more forward pass.
+        checkpoint_interval: with gradients, keep the graph of this many steps at a time and
+            recompute the others in the backward pass: memory for T/interval + interval steps
+            instead of T, at the cost of about one more forward pass.
         dt: duration of a step; exponents are per unit of time.
-        tolerance: stop as soon as no standard error is larger than this, in nats per unit time;
-            the steps are then the most there may be, and `counted_steps` says how many it took.
-            Exponents of −inf do not count. Error bars are looked at from about 300 counted steps
-            on, at growing intervals; a stop as soon as they are small makes them a little
-            optimistic (Glynn & Whitt 1992). Without gradients only. `None`: all steps.
+        tolerance: stop as soon as all standard errors are at most this, in nats per unit time. The
+            number of steps is then an upper limit, and `counted_steps` is the number taken.
+            Exponents of −inf are ignored. Error bars are examined from about 300 counted steps on,
+            at growing intervals; stopping as soon as they are small makes them slightly optimistic
+            (Glynn & Whitt 1992). Not available with gradients. `None`: all steps.
         dtype: precision to compute in, `torch.float32` or `torch.float64`; `None` for the
             system's own (lower ones are computed in float32).
-        generator: for the random frame; `None` for a fixed seed, so that measuring leaves the
-            global random state alone.
+        generator: random generator of the first frame; `None` for a fixed seed. The global random
+            state is never used.
         backend: "compiled" (loops compiled for the CPU, PyTorch operations elsewhere), "torch"
             (PyTorch operations everywhere), "reference" (slow: explicit Jacobians and autograd
             through `torch.linalg.qr`), a callable like
-            `flossing.measurement.growth.torch_growth`, or "auto": compiled loops where they are
-            on disk, and PyTorch operations while a process in the
-            background compiles them, once on a machine, for half a minute. The two agree but for
-            rounding; `flossing.compile_ahead` makes a program the same from its first call on.
+            `flossing.measurement.growth.torch_growth`, or "auto": compiled loops if they are on
+            disk, and PyTorch operations while a background process compiles them, once per machine,
+            in about half a minute. The two agree up to rounding; with `flossing.compile_ahead` a
+            program uses compiled loops from its first call on.
 
     Returns:
         The exponents, (B, k), with error bars, local rates, and final state and frame.
 
     Raises:
         UnsupportedSystemError: the system has no single deterministic forward map.
-        InvalidInputError: bad inputs, or too few steps.
-        InvalidStateError: a bad initial state or frame.
-        InvalidOptionError: an option outside what it may be.
-        NonFiniteError: the trajectory or its Jacobians leave the finite numbers.
+        InvalidInputError: invalid inputs, or too few steps.
+        InvalidStateError: invalid initial state or frame.
+        InvalidOptionError: invalid option value.
+        NonFiniteError: the trajectory or its tangent vectors become infinite or NaN.
 
     Warns:
         NumericalWarning: the frame lost rank (exponents of −inf), an interval had to be
             shortened, the tolerance was not reached, or the gradient through the states of a
-            chaotic trajectory is meaningless.
+            chaotic trajectory exceeds the precision.
 
     Example:
         The logistic map at r = 4, whose exponent is ln 2:
@@ -130,7 +131,7 @@ def lyapunov_spectrum(
         >>> print(f"{spectrum.exponents.item():.2f}")
         0.69
 
-        The four largest exponents of a network under noise, and their gradient:
+        The four largest exponents of a network driven by noise, and their gradient:
 
         >>> rnn = torch.nn.RNN(3, 32)
         >>> inputs = torch.randn(200, 5, 3)
@@ -173,30 +174,30 @@ def log_growth_rates(
     generator: torch.Generator | None = None,
     backend: str | Backend = "auto",
 ) -> LyapunovSpectrum:
-    r"""Growth rates of a frame under the product of any stack of Jacobians, differentiably.
+    r"""Compute the growth rates of a frame under the product of a stack of Jacobians.
 
-    For Jacobians from elsewhere: another framework, a feed-forward network, a random product.
-    The gradient of the exponents with respect to every Jacobian is exact.
+    For Jacobians from other sources: another framework, a feed-forward network, a random product.
+    The rates are differentiable, and the gradient with respect to every Jacobian is exact.
 
     Args:
         jacobians: J_t, (T, B, n, n), or (T, n, n) for a single product.
-        k: how many exponents; `None` for all n.
-        frame_transient: so many first steps align the frame; their growth is not counted.
-        reorthonormalize: see `lyapunov_spectrum`; 1 makes `local` the rates of single steps.
+        k: number of exponents; `None` for all n.
+        frame_transient: number of first steps that align the frame, without counting its growth.
+        reorthonormalize: see `lyapunov_spectrum`; with 1, `local` has the rates of single steps.
         rounding_tolerance: see `lyapunov_spectrum`.
         frame: orthonormal frame to start from, (B, n, k); `None` for a random one.
         checkpoint_interval: see `lyapunov_spectrum`.
         dt: duration of a step.
-        generator: for the random frame; `None` for a fixed seed.
+        generator: random generator of the first frame; `None` for a fixed seed.
         backend: see `lyapunov_spectrum`.
 
     Returns:
-        As `lyapunov_spectrum`, with `final_state` `None`.
+        The same as `lyapunov_spectrum`; `first_state` and `final_state` are `None`.
 
     Raises:
         InvalidInputError: the stack is empty, not square, not floating point or not finite.
-        InvalidStateError: a bad frame.
-        InvalidOptionError: an option outside what it may be.
+        InvalidStateError: invalid frame.
+        InvalidOptionError: invalid option value.
 
     Example:
         >>> import torch, flossing
@@ -206,15 +207,12 @@ def log_growth_rates(
     """
     options = Options(
         k=k,
-        state_transient=0,
         frame_transient=frame_transient,
         reorthonormalize=reorthonormalize,
         rounding_tolerance=rounding_tolerance,
-        state_gradient="full",
         frame=frame,
         checkpoint_interval=checkpoint_interval,
         dt=dt,
-        tolerance=None,
         generator=generator,
         backend=backend,
     )
@@ -223,16 +221,17 @@ def log_growth_rates(
 
 @contextmanager
 def _outside_inference_mode() -> Generator[None]:
-    """Let autograd take the derivatives of a cell, without gradients beyond those asked for."""
+    # The Jacobians of a cell are taken by autograd, which inference mode rules out. Leaving that
+    # mode enables gradients, so these are set to what the caller has.
     enabled = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(enabled):
         yield
 
 
 def measure(problem: DrivenMap, options: Options) -> LyapunovSpectrum:
-    """Return the exponents of a map that is checked already."""
+    """Return the exponents of a map whose system, inputs and state are checked already."""
     plan = make_plan(problem, options)
-    # Autocast would run single operations in a lower precision than the one asked for.
+    # Autocast would run single operations in a lower precision than the requested one.
     with torch.autocast(problem.state.device.type, enabled=False):
         result = summarise(run(problem, plan), problem, plan)
     warn_of_tolerance(result, problem, plan)

@@ -1,4 +1,4 @@
-"""Exponents measured now and then during somebody's own training, within a budget of time."""
+"""Exponents measured periodically during a training loop, under a time budget."""
 
 import math
 import time
@@ -44,57 +44,57 @@ def watch(
     prefix: str = "flossing/",
     clock: Callable[[], float] = time.perf_counter,
 ) -> "Watcher":
-    r"""Measure exponents now and then during a training loop, cheaply, as numbers for a logger.
+    r"""Measure exponents periodically during training, under a time budget, for a logger.
 
-    Call the watcher once a training step with the step's inputs; it returns numbers if a
-    measurement is due and there is time for it, and an empty dictionary otherwise. Or attach it
-    to the module, to look at the inputs of its own forward calls.
+    Call the watcher once per training step with the step's inputs. It returns a dictionary of
+    numbers if a measurement is due and affordable, and an empty one otherwise. Alternatively,
+    attach it to the module, to measure under the inputs of its own forward calls.
 
-    A measurement happens at the first call and then at every `every`-th, put off while it would
-    bring the time spent on measuring above `share` of the time since the first call, supposing
-    that it takes as long as the one before. Only the first is made without knowing its duration,
-    which may include the loading of compiled loops.
+    A measurement is made at the first call and then at every `every`-th, postponed while it would
+    raise the time spent on measuring above `share` of the time since the first call, assuming that
+    it takes as long as the previous one. Only the duration of the first is not known beforehand;
+    it may include the loading of compiled loops.
 
     With λ_1 ≥ … ≥ λ_k in nats per step, averaged over the trajectories measured, each dictionary
-    has, under the prefix,
+    contains, after the prefix,
 
     - `exponent_1` … `exponent_k`: λ_i; −inf where the frame lost rank;
-    - `condition_rate`: λ_1 − λ_k, the growth of the log condition number of the long-term
-      Jacobian within the measured subspace (Engelken 2023), and `condition_log10`: that over
+    - `condition_rate`: λ_1 − λ_k, the growth rate of the log condition number of the long-term
+      Jacobian within the measured subspace (Engelken 2023), and `condition_log10`: its value after
       `condition_horizon` steps, log10 exp((λ_1 − λ_k) · horizon);
-    - `horizon`: ln(factor) / |λ_1|, over how many steps the largest part of a gradient stays
-      within the factor of what it was: beyond, all of it vanishes (λ_1 < 0) or it explodes
-      (λ_1 > 0). `horizon_all`: ln(factor) / max |λ_i|, the same for all k directions. They are
-      what exponents can tell, averages: gradients of single sequences may last shorter or longer;
-    - `seconds`: how long the measurement took, and `share`: all of them since the first call, as
-      a share of the time passed.
+    - `horizon`: ln(factor) / |λ_1|, the number of steps over which the largest component of a
+      gradient changes by no more than the factor: beyond, all of the gradient vanishes (λ_1 < 0) or
+      it explodes (λ_1 > 0). `horizon_all`: ln(factor) / max |λ_i|, the same for all k directions.
+      Exponents are averages: gradients of single sequences may last shorter or longer;
+    - `seconds`: the duration of the measurement, and `share`: the time of all measurements as a
+      share of the time since the first call.
 
-    Parameters, `.grad`, the global random state, and train or eval mode are left as they are.
-    The module is measured in eval mode, since dropout has no exponents. If the inputs or states
-    are not finite, because training has diverged, λ_1 … λ_k and what follows from them are NaN,
-    with a `NumericalWarning`; training goes on. What is wrong with the call itself raises.
+    Parameters, `.grad`, the global random state, and train or eval mode are left unchanged.
+    The module is measured in eval mode, since dropout makes the map random. If the inputs or states
+    are not finite, because training has diverged, λ_1 … λ_k and the numbers derived from them are
+    NaN, with a `NumericalWarning`, and training continues. An invalid call raises.
 
     Args:
-        system: see `flossing.lyapunov_spectrum`: the recurrent module itself, not a model around
-            it.
-        k: how many exponents; all n if there are fewer.
+        system: see `flossing.lyapunov_spectrum`: the recurrent module itself, not a model that
+            contains it.
+        k: number of exponents; all n if there are fewer.
         every: calls between measurements.
         share: largest share of wall-clock time spent on measuring, between 0 and 1; `None` for no
             limit.
-        steps: at most so many first steps of the sequences are measured, and for a map without
-            inputs, so many.
-        trajectories: at most so many trajectories of a batch are measured, the longest ones.
+        steps: maximum number of steps measured, from the start of the sequences; for a map without
+            inputs, the number of steps.
+        trajectories: maximum number of trajectories of a batch that are measured, the longest ones.
         layer: see `flossing.lyapunov_spectrum`.
-        condition_horizon: steps for `condition_log10`.
-        horizon_factor: by how much a gradient may shrink or grow within the horizon.
-        prefix: before every name.
+        condition_horizon: number of steps for `condition_log10`.
+        horizon_factor: factor by which a gradient may shrink or grow within the horizon.
+        prefix: put before every name.
         clock: returns the time in seconds.
 
     Returns:
         A `Watcher`.
 
     Raises:
-        InvalidOptionError: an option outside what it may be.
+        InvalidOptionError: invalid option value.
 
     Example:
         >>> import torch, flossing
@@ -108,13 +108,13 @@ def watch(
     """
     if share is not None and not 0 < share < 1:
         raise InvalidOptionError(
-            f"share={share!r} must lie between 0 and 1: it is the part of the wall-clock time that "
-            "measuring may take; None for no limit"
+            f"share={share!r} must lie between 0 and 1: it is the share of the wall-clock time for "
+            "measuring; pass None for no limit"
         )
     if not (math.isfinite(horizon_factor) and horizon_factor > 1):
         raise InvalidOptionError(
-            f"horizon_factor={horizon_factor!r} must be a number above 1, by which a gradient may "
-            "change, such as 1000"
+            f"horizon_factor={horizon_factor!r} must be a number above 1, the factor by which a "
+            "gradient may change: pass, for example, horizon_factor=1000"
         )
     for name, value in (
         ("k", k),
@@ -132,7 +132,7 @@ def watch(
 
 
 class Watcher:
-    """What `flossing.watch` returns.
+    """A periodic measurement of exponents; created by `flossing.watch`.
 
     Attributes:
         latest: the numbers of the latest measurement; empty before the first.
@@ -148,37 +148,41 @@ class Watcher:
         """Return numbers if a measurement is due and affordable, else an empty dictionary.
 
         Args:
-            inputs: this training step's inputs, as the system takes them; `None` for a map
+            inputs: the inputs of this training step, as the system takes them; `None` for a map
                 without inputs.
             state: its initial state; zero if `None` (stock modules only).
 
+        Returns:
+            The numbers by name; see `flossing.watch`.
+
         Raises:
-            FlossingError: see `flossing.lyapunov_spectrum`, except for what is not finite.
+            FlossingError: see `flossing.lyapunov_spectrum`; values that are not finite do not
+                raise.
 
         Warns:
-            NumericalWarning: inputs or states are not finite, or see `lyapunov_spectrum`.
+            NumericalWarning: inputs or states are not finite; also see `lyapunov_spectrum`.
         """
         if not self._budget.due():
             return {}
         _synchronise(inputs, state)
-        started = self._budget.start()
+        started = self._budget.clock()
         found = self._measurement.measured(inputs, state)
         found |= self._budget.stop(started)
         self.latest = {self._prefix + name: number for name, number in found.items()}
         return dict(self.latest)
 
     def attach(self, log: Callable[[dict[str, float]], object]) -> RemovableHandle:
-        """Watch the module's own forward calls in train mode; hand the numbers to a function.
+        """Measure at the module's own forward calls in train mode, and log the numbers.
 
         Args:
             log: called with every dictionary that is not empty.
 
         Returns:
-            A handle whose `remove()` ends the watching, also a context manager that does.
+            A handle whose `remove()` detaches the watcher; also usable as a context manager.
 
         Raises:
-            UnsupportedSystemError: the system is no `nn.RNN`, `nn.GRU` or `nn.LSTM`, whose forward
-                takes a whole sequence.
+            UnsupportedSystemError: the system is not an `nn.RNN`, `nn.GRU` or `nn.LSTM`, whose
+                forward takes a whole sequence.
 
         Example:
             >>> import torch, flossing
@@ -192,8 +196,8 @@ class Watcher:
         system = self._measurement.system
         if not (is_stock(system) and isinstance(system, nn.RNNBase)):
             raise UnsupportedSystemError(
-                "only an nn.RNN, nn.GRU or nn.LSTM can be attached to, whose forward takes a whole "
-                f"sequence, not a {type(system).__name__}: call the watcher with the inputs instead"
+                "a watcher can be attached to an nn.RNN, nn.GRU or nn.LSTM, whose forward takes "
+                f"a whole sequence, not a {type(system).__name__}: call it with the inputs instead"
             )
 
         def hook(
@@ -201,6 +205,7 @@ class Watcher:
         ) -> None:
             if not module.training:
                 return
+            # The names of PyTorch's own signature, forward(input, hx=None).
             given = dict(zip(("input", "hx"), arguments, strict=False)) | keywords
             found = self(given["input"], given.get("hx"))
             if found:
@@ -210,10 +215,10 @@ class Watcher:
 
 
 class _Budget:
-    """When to measure: every so many calls, and as long as it costs no more than its share."""
+    """Decides when to measure: at every `every`-th call, within a share of the time."""
 
     def __init__(self, every: int, share: float | None, clock: Callable[[], float]) -> None:
-        self._every, self._share, self._clock = every, share, clock
+        self._every, self._share, self.clock = every, share, clock
         self._calls = 0
         self._due_at = 0
         self._begin: float | None = None
@@ -221,8 +226,8 @@ class _Budget:
         self._latest = 0.0
 
     def due(self) -> bool:
-        """Count a call, and return whether it is to measure."""
-        now = self._clock()
+        """Count a call, and return whether a measurement is due and affordable at it."""
+        now = self.clock()
         if self._begin is None:
             self._begin = now
         call, self._calls = self._calls, self._calls + 1
@@ -231,13 +236,9 @@ class _Budget:
         self._due_at = call + self._every
         return True
 
-    def start(self) -> float:
-        """Return the time."""
-        return self._clock()
-
     def stop(self, started: float) -> dict[str, float]:
-        """Count what was started, and return what it took."""
-        now = self._clock()
+        """Add the time of a measurement, and return it with the share spent so far."""
+        now = self.clock()
         self._latest = now - started
         self._spent += self._latest
         passed = now - cast(float, self._begin)
@@ -246,12 +247,14 @@ class _Budget:
     def _affordable(self, passed: float) -> bool:
         if self._share is None or self._latest == 0.0:
             return True
+        # As if a measurement as long as the latest had been made: it counts as time spent and as
+        # time passed.
         return self._spent + self._latest <= self._share * (passed + self._latest)
 
 
 @dataclass(frozen=True)
 class _Measurement:
-    """What to measure; see `watch`."""
+    """The measurement itself; for the fields see `watch`."""
 
     system: System
     k: int
@@ -262,7 +265,7 @@ class _Measurement:
     horizon_factor: float
 
     def measured(self, inputs: Inputs, state: Any) -> dict[str, float]:
-        """Return the exponents and what follows from them; NaN if something is not finite."""
+        """Return the exponents and the numbers derived from them; NaN if not finite."""
         if not _finite(inputs, state):
             return self._unknown("the inputs or the initial state are infinite or NaN")
         try:
@@ -279,28 +282,16 @@ class _Measurement:
             state,
             steps=self.steps if inputs is None else None,
             layer=self.layer,
-            # Under autocast a module's inputs may come in another precision than its weights.
+            # Under autocast the inputs of a module may have another precision than its weights.
             dtype=computing_dtype(self.system, inputs, state),
         )
-        options = Options(
-            k=min(self.k, problem.tangent_size),
-            state_transient=0,
-            frame_transient=None,
-            reorthonormalize="auto",
-            rounding_tolerance=None,
-            state_gradient="detach",
-            frame=None,
-            checkpoint_interval=None,
-            dt=1.0,
-            generator=None,
-            backend="auto",
-        )
+        options = Options(k=min(self.k, problem.tangent_size), state_gradient="detach")
         result = measure(_cut(problem, self.steps, self.trajectories), options)
         return numbers(result.exponents.mean(dim=0))
 
     def _summary(self, exponents: list[float]) -> dict[str, float]:
         largest, smallest = exponents[0], exponents[-1]
-        # The difference of two exponents of −inf is not known, but the condition is: none.
+        # −inf − (−inf) is NaN, but a frame that lost rank has an infinite condition number.
         rate = math.inf if smallest == -math.inf else largest - smallest
         summary = {f"exponent_{index}": each for index, each in enumerate(exponents, start=1)}
         return summary | {
@@ -342,7 +333,7 @@ def _finite(inputs: Inputs, state: Any) -> bool:
 
 
 def _synchronise(inputs: Inputs, state: Any) -> None:
-    """Wait for what was asked of the device before, so that it does not count as measuring."""
+    """Wait for the work queued on the device, so that it does not count as measuring."""
     for tensor in _tensors(inputs, state)[:1]:
         if tensor.is_cuda:
             torch.cuda.synchronize(tensor.device)
@@ -350,6 +341,7 @@ def _synchronise(inputs: Inputs, state: Any) -> None:
 
 @contextmanager
 def _in_eval_mode(system: System) -> Generator[None]:
+    # Flag by flag, not by train(): submodules that were in eval mode must stay there.
     modules = list(system.modules()) if isinstance(system, nn.Module) else []
     training = [module for module in modules if module.training]
     try:

@@ -45,13 +45,26 @@ def test_volume_counts_the_same_steps_as_the_exponents():
     torch.testing.assert_close(context.volume_growth_rate, dets.mean(0))
 
 
-def test_volume_in_several_chunks(monkeypatch):
-    rnn, inputs = nn.GRU(1, 3, dtype=torch.float64), torch.randn(17, 2, 1, dtype=torch.float64)
-    whole = flossing.dynamical_context(rnn, inputs)
-    monkeypatch.setattr("flossing.analysis.context._CHUNK_ELEMENTS", 40)
-    monkeypatch.setattr("flossing.analysis.context._CHUNK_STEPS", 4)
-    chunked = flossing.dynamical_context(rnn, inputs)
-    assert chunked.as_dict() == pytest.approx(whole.as_dict(), rel=1e-12)
+def test_long_sequences_are_averages_of_their_parts():
+    rnn = nn.GRU(1, 3, dtype=torch.float64)
+    for parameter in rnn.parameters():
+        parameter.data *= 4
+    inputs = 2 * torch.randn(700, 2, 1, dtype=torch.float64)
+    options = {"k": 1, "frame_transient": 0}
+    whole = flossing.dynamical_context(rnn, inputs, **options)
+    parts = []
+    state = None
+    for window in inputs.split(140):
+        parts.append(flossing.dynamical_context(rnn, window, state, **options))
+        state = parts[-1].spectrum.final_state
+    mean = torch.stack([part.volume_growth_rate for part in parts]).mean(0)
+    torch.testing.assert_close(whole.volume_growth_rate, mean)
+    for gate, saturation in whole.saturation.items():
+        shares = torch.stack([part.saturation[gate].share for part in parts])
+        torch.testing.assert_close(saturation.share, shares.mean(0))
+        assert 0 < saturation.share.min() < 1
+        throughout = torch.stack([part.saturation[gate].throughout for part in parts])
+        assert bool((saturation.throughout <= throughout.amin(0)).all())
 
 
 def test_henon():

@@ -349,6 +349,15 @@ class TestLostRank:
         torch.testing.assert_close(lengths, torch.ones_like(lengths))
         assert not bool(found.local.isnan().any())
 
+    def test_a_later_vector_keeps_its_exponent(self):
+        # After 540 steps the first vector is the first axis exactly, and the Jacobian kills it.
+        jacobians = torch.tensor([[2.0, 1.0], [0.0, 0.5]], dtype=torch.float64)
+        jacobians = jacobians.repeat(1500, 1, 1, 1)
+        jacobians[1000, :, :, 0] = 0.0
+        with pytest.warns(flossing.LostRankWarning, match="1 of 2"):
+            found = vectors_of_product(jacobians, frame_transient=800, backward_transient=300)
+        assert found.exponents[0].tolist() == [-math.inf, pytest.approx(math.log(0.5))]
+
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_saturated_units_keep_their_vectors(self, dtype):
         # The squares of such factors underflow in single precision.

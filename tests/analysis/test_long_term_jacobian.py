@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import flossing
 from flossing.analysis.linearisation import linearise
+from flossing.analysis.long_term_jacobian import geometric_horizons
 
 MODULES = {
     "tanh": lambda: nn.RNN(2, 5),
@@ -168,6 +169,13 @@ def test_defaults_leave_room_for_origins():
     assert len(result.origins.unique()) == 10
     assert result.origins.max() <= 52
     assert result.origins.tolist() == sorted(result.origins.tolist())
+
+
+@pytest.mark.parametrize(
+    ("longest", "expected"), [(1, [1]), (5, [1, 2, 3, 4]), (12, [1, 2, 3, 4, 6, 8, 12])]
+)
+def test_geometric_horizons(longest, expected):
+    assert geometric_horizons(longest) == expected
 
 
 def test_origins_after_the_transients():

@@ -8,12 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import digamma
 
-from flossing.analysis.numerics.graded_product import GradedProduct, log_singular_values
+from flossing.analysis.numerics.graded_product import GradedProduct
 from flossing.errors import NonFiniteError
 
 
 def double(values):
     return torch.tensor(values, dtype=torch.float64)
+
+
+def log_singular_values(factors):
+    """Of A_T ⋯ A_1 for factors A_1, …, A_T, (T, n, n) or (T, B, n, n)."""
+    size = factors.shape[-1]
+    matrices = factors.double().reshape(len(factors), -1, size, size)
+    product = GradedProduct.on(torch.eye(size).expand(matrices.shape[1], -1, -1))
+    for each in matrices:
+        product = product.times(each @ product.frame, lambda each=each: each)
+    return product.log_singular_values().reshape(factors.shape[1:-1])
 
 
 def orthogonal(size, generator, *batch):

@@ -5,29 +5,28 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import spawn
 
+import numba
 import pytest
 import torch
 from filelock import FileLock
-from torch import nn
 
-import flossing
-from flossing import InvalidOptionError, UnsupportedSystemError
-from flossing.compiled import ahead_of_time, compiler
-from flossing.compiled.ahead_of_time import Code
-from flossing.compiled.cells import GruLayer, LstmLayer, ReluLayer, TanhLayer
-from flossing.compiled.tangents import Dense
+from flossing.compiled import compiler
+from flossing.compiled.ahead_of_time import Code, CodeCache, lock_file, markers
+from flossing.compiled.cells import GruLayer, LstmLayer
 from flossing.compiled.warm_up import KINDS
-from flossing.measurement import backends
 
 CODE = Code(GruLayer, torch.float32, parallel=True)
 
 # What stands in for the compiler: it says that it was started, and waits until it may go on.
 STAND_IN = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 here = pathlib.Path({folder!r})
 with (here / "started").open("a") as log:
     print(*sys.argv[1:], file=log)
+(here / "modules").write_text("\\n".join(sys.path))
+(here / "cache").write_text(os.environ.get("NUMBA_CACHE_DIR", ""))
 while not (here / "go").exists():
     time.sleep(0.01)
 for marker in (here / "go").read_text().split():
@@ -35,22 +34,24 @@ for marker in (here / "go").read_text().split():
 """
 
 
-class Compiler:
-    """The process in the background, and what is known of it."""
+class Background:
+    """An empty cache, and a process that only does as it is told."""
 
     def __init__(self, folder):
         self.folder = folder
+        self.program = STAND_IN.format(folder=str(folder))
+        self.cache = CodeCache(folder, program=self.program)
 
-    def go_on(self, *markers):
+    def go_on(self, *complete):
         # At once, for the process looks for the file.
-        (self.folder / "text").write_text(" ".join(map(str, markers)))
+        (self.folder / "text").write_text(" ".join(map(str, complete)))
         (self.folder / "text").rename(self.folder / "go")
-        for attempt in ahead_of_time._ATTEMPTS.values():
+        for attempt in self.cache.attempts.values():
             attempt.join(60)
             assert not attempt.is_alive()
 
     def finish(self, code=CODE):
-        self.go_on(*ahead_of_time._markers(self.folder, code))
+        self.go_on(*markers(self.folder, code))
 
     @property
     def started(self):
@@ -59,80 +60,89 @@ class Compiler:
 
 
 @pytest.fixture
-def background(tmp_path, monkeypatch):
-    """An empty cache, and a process that only does as it is told."""
-    monkeypatch.setattr(ahead_of_time, "_folder", lambda: tmp_path)
-    monkeypatch.setattr(ahead_of_time, "_SCRIPT", STAND_IN.format(folder=str(tmp_path)))
-    monkeypatch.setattr(ahead_of_time, "_READY", set())
-    monkeypatch.setattr(ahead_of_time, "_ATTEMPTS", {})
-    return Compiler(tmp_path)
+def background(tmp_path):
+    return Background(tmp_path)
 
 
-def test_ready_once_the_cache_is_complete(background):
-    assert not ahead_of_time.is_ready(CODE)
-    assert not ahead_of_time.is_ready(CODE)
+@pytest.fixture
+def cache(background):
+    return background.cache
+
+
+def test_ready_once_the_cache_is_complete(background, cache):
+    assert not cache.is_ready(CODE)
+    assert not cache.is_ready(CODE)
     background.finish()
     assert background.started == ["GruLayer float32 True"]
-    assert ahead_of_time.is_ready(CODE)
+    assert cache.is_ready(CODE)
 
 
-def test_the_serial_code_is_ready_before_the_parallel_one(background):
+def test_what_was_ready_once_remains_so(background, cache):
+    for marker in markers(background.folder, CODE):
+        marker.touch()
+    assert cache.is_ready(CODE)
+    for marker in markers(background.folder, CODE):
+        marker.unlink()
+    assert cache.is_ready(CODE)
+
+
+def test_the_serial_code_is_ready_before_the_parallel_one(background, cache):
     serial = CODE._replace(parallel=False)
-    ahead_of_time._markers(background.folder, CODE)[0].touch()
-    assert ahead_of_time.is_ready(serial)
-    assert not ahead_of_time.is_ready(CODE)
+    markers(background.folder, CODE)[0].touch()
+    assert cache.is_ready(serial)
+    assert not cache.is_ready(CODE)
     background.finish()
 
 
-def test_each_kind_and_precision_has_code_of_its_own(background):
-    for marker in ahead_of_time._markers(background.folder, CODE):
+def test_each_kind_and_precision_has_code_of_its_own(background, cache):
+    for marker in markers(background.folder, CODE):
         marker.touch()
-    assert ahead_of_time.is_ready(CODE)
-    assert not ahead_of_time.is_ready(CODE._replace(kind=LstmLayer))
-    assert not ahead_of_time.is_ready(CODE._replace(dtype=torch.float64))
+    assert cache.is_ready(CODE)
+    assert not cache.is_ready(CODE._replace(kind=LstmLayer))
+    assert not cache.is_ready(CODE._replace(dtype=torch.float64))
     background.go_on()
 
 
-def test_after_a_failure_this_process_compiles(background):
-    assert not ahead_of_time.is_ready(CODE)
+def test_after_a_failure_this_process_compiles(background, cache):
+    assert not cache.is_ready(CODE)
     background.go_on()
-    assert ahead_of_time.is_ready(CODE)
+    assert cache.is_ready(CODE)
     assert len(background.started) == 1
 
 
-def test_an_interpreter_that_does_not_start_is_a_failure(background, tmp_path, monkeypatch):
-    not_executable = tmp_path / "python"
+def test_an_interpreter_that_does_not_start_is_a_failure(background):
+    not_executable = background.folder / "python"
     not_executable.touch()
-    monkeypatch.setattr(ahead_of_time, "_interpreter", lambda: str(not_executable))
-    assert not ahead_of_time.is_ready(CODE)
+    cache = background.cache = CodeCache(background.folder, interpreter=lambda: str(not_executable))
+    assert not cache.is_ready(CODE)
     background.go_on()
-    assert ahead_of_time.is_ready(CODE)
+    assert cache.is_ready(CODE)
 
 
-def test_nothing_is_started_while_another_process_compiles(background):
-    with FileLock(ahead_of_time._lock(background.folder, CODE)):
-        assert not ahead_of_time.is_ready(CODE)
-        assert not ahead_of_time.is_ready(CODE._replace(kind=LstmLayer))
-    assert not ahead_of_time._ATTEMPTS
-    assert not ahead_of_time.is_ready(CODE)
-    assert ahead_of_time._ATTEMPTS
+def test_nothing_is_started_while_another_process_compiles(background, cache):
+    with FileLock(lock_file(background.folder, CODE)):
+        assert not cache.is_ready(CODE)
+        assert not cache.is_ready(CODE._replace(kind=LstmLayer))
+    assert not cache.attempts
+    assert not cache.is_ready(CODE)
+    assert cache.attempts
     background.finish()
 
 
-def test_a_failure_here_still_waits_for_another_process(background):
-    assert not ahead_of_time.is_ready(CODE)
+def test_a_failure_here_still_waits_for_another_process(background, cache):
+    assert not cache.is_ready(CODE)
     background.go_on()
-    with FileLock(ahead_of_time._lock(background.folder, CODE)):
-        assert not ahead_of_time.is_ready(CODE)
-    assert ahead_of_time.is_ready(CODE)
+    with FileLock(lock_file(background.folder, CODE)):
+        assert not cache.is_ready(CODE)
+    assert cache.is_ready(CODE)
 
 
-def test_many_threads_start_one_process(background):
+def test_many_threads_start_one_process(background, cache):
     barrier, answers = threading.Barrier(8), []
 
     def ask():
         barrier.wait()
-        answers.append(ahead_of_time.is_ready(CODE))
+        answers.append(cache.is_ready(CODE))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -144,67 +154,82 @@ def test_many_threads_start_one_process(background):
     assert len(background.started) == 1
 
 
-def test_without_a_place_for_a_cache_this_process_compiles(background, monkeypatch):
-    monkeypatch.setattr(ahead_of_time, "_folder", lambda: None)
-    assert ahead_of_time.is_ready(CODE)
-    assert not ahead_of_time._ATTEMPTS
+def test_without_a_place_for_a_cache_this_process_compiles():
+    stages = []
+    cache = CodeCache(None, stages=stand_ins(stages))
+    assert cache.is_ready(CODE)
+    assert not cache.attempts
+    cache.compile_here(CODE._replace(parallel=False))
+    assert stages == [("serial", GruLayer, torch.float32)]
 
 
 @pytest.mark.parametrize("missing", ["frozen", "no file", "none"])
-def test_without_an_interpreter_this_process_compiles(background, monkeypatch, missing):
+def test_without_an_interpreter_this_process_compiles(background, cache, monkeypatch, missing):
     if missing == "frozen":
         monkeypatch.setattr(sys, "frozen", True, raising=False)
     else:
         path = None if missing == "none" else str(background.folder / "python")
-        monkeypatch.setattr(ahead_of_time.spawn, "get_executable", lambda: path)
-    assert ahead_of_time.is_ready(CODE)
-    assert not ahead_of_time._ATTEMPTS
+        monkeypatch.setattr(spawn, "get_executable", lambda: path)
+    assert cache.is_ready(CODE)
+    assert not cache.attempts
 
 
-def test_the_background_has_the_same_modules_and_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(ahead_of_time.numba.config, "CACHE_DIR", str(tmp_path))
+def test_the_background_has_the_same_modules_and_cache(background, cache, monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    environment = ahead_of_time._environment()
-    assert environment["NUMBA_CACHE_DIR"] == str(tmp_path)
-    assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
+    assert not cache.is_ready(CODE)
+    background.go_on()
+    assert (tmp_path / "cache").read_text() == str(tmp_path)
+    assert (tmp_path / "modules").read_text().splitlines()[0] == str(tmp_path)
 
 
-def test_compiling_by_name(background, monkeypatch):
-    stages = []
-    stand_ins = tuple(
-        lambda *what, name=name: stages.append((name, *what)) for name in ("serial", "parallel")
+def stand_ins(log):
+    """Stages that only say that they were called."""
+    return tuple(
+        lambda *what, name=name: log.append((name, *what)) for name in ("serial", "parallel")
     )
-    monkeypatch.setattr(ahead_of_time, "_STAGES", stand_ins)
-    threads = torch.get_num_threads()
-    ahead_of_time.compile_named("GruLayer", "float32", "True")
-    torch.set_num_threads(threads)
+
+
+def test_compiling_here_does_each_stage_once(background):
+    stages = []
+    cache = CodeCache(background.folder, stages=stand_ins(stages))
+    serial = CODE._replace(parallel=False)
+    cache.compile_here(serial)
+    assert stages == [("serial", GruLayer, torch.float32)]
+    cache.compile_here(CODE)
+    cache.compile_here(CODE)
     assert stages == [(name, GruLayer, torch.float32) for name in ("serial", "parallel")]
-    assert ahead_of_time._is_complete(background.folder, CODE)
-    ahead_of_time.compile_here(CODE)
-    assert len(stages) == 2
+    # Another process finds it complete.
+    assert CodeCache(background.folder).is_ready(CODE)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_code_is_named_to_another_process_by_strings(kind, dtype, parallel):
+    code = Code(kind, dtype, parallel)
+    assert Code.from_names(*code.names()) == code
 
 
 PARENT = """
 import pathlib, sys
 import torch
-from flossing.compiled import ahead_of_time
+from flossing.compiled.ahead_of_time import Code, CodeCache, markers
 from flossing.compiled.cells import GruLayer
 
 folder = pathlib.Path(sys.argv[1])
-ahead_of_time._folder = lambda: folder
-ahead_of_time._SCRIPT = sys.argv[2]
-code = ahead_of_time.Code(GruLayer, torch.float32, False)
-assert not ahead_of_time.is_ready(code)
+code = Code(GruLayer, torch.float32, False)
+assert not CodeCache(folder, program=sys.argv[2]).is_ready(code)
 while not (folder / "started").exists():
     pass
-(folder / "text").write_text(str(ahead_of_time._markers(folder, code)[0]))
+(folder / "text").write_text(str(markers(folder, code)[0]))
 """
 
 
 def test_the_parent_may_end_first(background):
-    script = STAND_IN.format(folder=str(background.folder))
+    folder = str(background.folder)
     process = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", PARENT, str(background.folder), script],
+        [sys.executable, "-X", "dev", "-W", "error", "-c", PARENT, folder, background.program],
         capture_output=True,
         text=True,
         check=False,
@@ -212,102 +237,11 @@ def test_the_parent_may_end_first(background):
     )
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
     (background.folder / "text").rename(background.folder / "go")
-    marker = ahead_of_time._markers(background.folder, CODE)[0]
+    marker = markers(background.folder, CODE)[0]
     deadline = time.monotonic() + 60
     while not marker.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-NEEDS = [
-    (nn.RNN(2, 4), TanhLayer),
-    (nn.RNN(2, 4, nonlinearity="relu"), ReluLayer),
-    (nn.GRU(2, 4, num_layers=2), GruLayer),
-    (nn.LSTMCell(2, 4), LstmLayer),
-    (nn.LSTM(2, 4, proj_size=3), Dense),
-]
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """What code is asked for; none of it is ready."""
-    codes = []
-
-    def is_ready(code):
-        codes.append(code)
-        return False
-
-    monkeypatch.setattr(backends, "is_ready", is_ready)
-    return codes
-
-
-# A ReLU network of four units with random weights may be dead, which is not the question here.
-@pytest.mark.filterwarnings("ignore:the frame lost rank")
-@pytest.mark.filterwarnings("ignore:LSTM with projections")
-@pytest.mark.parametrize(("system", "kind"), NEEDS, ids=lambda each: type(each).__name__)
-def test_the_code_that_is_asked_for(system, kind, asked):
-    inputs = torch.randn(6, 1, 2)
-    flossing.lyapunov_spectrum(system, inputs, k=1)
-    flossing.lyapunov_spectrum(system.double(), inputs.double(), k=1)
-    dtypes = (torch.float32, torch.float64)
-    assert asked == [Code(kind, dtype, parallel=False) for dtype in dtypes]
-
-
-def test_jacobians_and_callables_ask_for_dense_scans(asked):
-    flossing.log_growth_rates(torch.eye(3).repeat(5, 1, 1))
-    flossing.lyapunov_spectrum(lambda x: 4 * x * (1 - x), state=torch.tensor([0.3]), steps=20)
-    assert asked == [Code(Dense, torch.float32, parallel=False)] * 2
-
-
-@pytest.mark.skipif(compiler.available_threads() < 2, reason="there is only one thread")
-@pytest.mark.parametrize("system", [nn.LSTM(2, 16), None], ids=["layer", "jacobians"])
-@pytest.mark.parametrize("work", [-1, 0])
-def test_parallel_code_is_asked_for_where_it_would_run(system, work, asked, monkeypatch):
-    # Exactly as much work as there is, or one multiplication less.
-    rows, weights = 2 * 16, 64 * 16 if system else 20 * 20
-    monkeypatch.setattr(compiler, "_PARALLEL_WORK", rows * weights - work)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    if system:
-        flossing.lyapunov_spectrum(system, torch.randn(6, 2, 2), k=16)
-    else:
-        flossing.log_growth_rates(torch.eye(20).repeat(5, 2, 1, 1), k=16)
-    assert [code.parallel for code in asked] == [work == 0]
-
-
-@pytest.mark.parametrize(("ready", "same"), [(False, "torch"), (True, "compiled")])
-@pytest.mark.parametrize("window", ["full", "detach", 3])
-def test_the_backend_until_then(ready, same, window, monkeypatch):
-    monkeypatch.setattr(backends, "is_ready", lambda code: ready)
-    module, inputs = nn.GRU(2, 12), torch.randn(30, 2, 2)
-    values = []
-    for backend in ("auto", same):
-        module.zero_grad()
-        loss = flossing.flossing_loss(module, inputs, k=5, state_gradient=window, backend=backend)
-        loss.backward()
-        values.append([loss.detach(), *(each.grad.clone() for each in module.parameters())])
-    for ours, theirs in zip(*values, strict=True):
-        assert torch.equal(ours, theirs)
-
-
-def test_compile_ahead_is_for_one_system_or_all(monkeypatch):
-    codes = []
-    monkeypatch.setattr(backends, "compile_here", codes.append)
-    monkeypatch.setattr(backends, "available_threads", lambda: 4)
-    flossing.compile_ahead(nn.GRU(1, 2).double())
-    assert codes == [Code(GruLayer, torch.float64, torch.get_num_threads() > 1)]
-    codes.clear()
-    flossing.compile_ahead(lambda state: state, dtype=torch.float64, threads=2)
-    assert codes == [Code(Dense, torch.float64, parallel=True)]
-    codes.clear()
-    flossing.compile_ahead(threads=1)
-    assert codes == [Code(kind, torch.float32, parallel=False) for kind in KINDS]
-
-
-def test_compile_ahead_refuses_what_cannot_be_measured():
-    with pytest.raises(InvalidOptionError, match="float16"):
-        flossing.compile_ahead(dtype=torch.float16)
-    with pytest.raises(UnsupportedSystemError, match="bidirectional"):
-        flossing.compile_ahead(nn.RNN(1, 2, bidirectional=True))
 
 
 # In a process of its own, with nothing loaded before.
@@ -316,13 +250,13 @@ import sys
 import torch, flossing
 from torch import nn
 from flossing.compiled import ahead_of_time, compiler, backward, forward, layer_scan
-from flossing.compiled.warm_up import KINDS
+from flossing.compiled.warm_up import KINDS, compile_parallel, compile_serial
 
 dtype, parallel = getattr(torch, sys.argv[1]), sys.argv[2] == "parallel"
 for kind in KINDS:
     ahead_of_time.compile_here(ahead_of_time.Code(kind, dtype, parallel))
     # Loads what is on disk already.
-    for stage in ahead_of_time._STAGES[: 1 + parallel]:
+    for stage in (compile_serial, compile_parallel)[: 1 + parallel]:
         stage(kind, dtype)
 functions = [
     each for module in (layer_scan, forward, backward) for name, each in vars(module).items()
@@ -332,7 +266,7 @@ assert len(functions) == 8
 before = [each.signatures for each in functions]
 if parallel:
     torch.set_num_threads(2)
-    compiler._PARALLEL_WORK = 0
+    compiler.PARALLEL_WORK = 0
 options = [
     {}, {"reorthonormalize": 1}, {"reorthonormalize": 3},
     {"rounding_tolerance": torch.finfo(dtype).eps ** 0.6}, {"state_gradient": "detach"},

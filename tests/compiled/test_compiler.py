@@ -1,4 +1,4 @@
-"""What depends on the processor and the process: shapes of tiles, forks, a folder for the cache."""
+"""What depends on the processor and the process: shapes of tiles, forks, threads, and the cache."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ import os, torch, flossing
 from flossing.compiled import compiler
 
 torch.set_num_threads(2)
-compiler._PARALLEL_WORK = 0
+compiler.PARALLEL_WORK = 0
 module, inputs = torch.nn.RNN(1, 32), torch.zeros(20, 1, 1).normal_()
 
 def exponents():
@@ -74,13 +74,13 @@ def test_a_forked_process_scans_in_one_thread():
 @pytest.mark.slow
 @pytest.mark.parametrize(("without", "vector_bytes"), [("avx512", 32), ("avx,fma,f16c,vaes", 16)])
 def test_tiles_of_other_processors(without, vector_bytes, tmp_path):
-    files = ["test_compiled_products.py", "test_compiled_factorisation.py"]
+    files = ["compiled/test_products.py", "compiled/test_orthonormal.py"]
+    files.append("measurement/test_equivalence.py")
     process = run(
         MASKED,
         without,
         str(vector_bytes),
-        *(str(TESTS / name) for name in files),
-        str(TESTS.parent / "test_equivalence.py"),
+        *(str(TESTS.parent / name) for name in files),
         NUMBA_CACHE_DIR=str(tmp_path),
         timeout=1800,
     )
@@ -99,3 +99,31 @@ print(compiled(names["double"])(21))
 """
     process = run(script)
     assert process.stdout.strip() == "42", process.stderr
+
+
+# In a process of its own, where nothing is linked yet.
+LINKING = """
+import threading
+import llvmlite.binding
+import numpy as np
+from flossing.compiled import compiler, orthonormal
+
+barrier = threading.Barrier(8)
+
+def link():
+    barrier.wait()
+    compiler.link(np.dtype(np.float32))
+
+threads = [threading.Thread(target=link) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+for name in ("multiply", "transpose", "orthonormalise"):
+    assert llvmlite.binding.address_of_symbol(f"flossing_{name}_float32"), name
+"""
+
+
+def test_many_threads_link_everything_once():
+    process = run(LINKING)
+    assert (process.returncode, process.stderr) == (0, "")

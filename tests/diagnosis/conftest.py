@@ -1,4 +1,4 @@
-"""Studies of small networks."""
+"""Small networks to analyse."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from flossing.diagnosis.chapters import CHAPTERS, analyse
 from flossing.diagnosis.checkpoints import Network
-from flossing.diagnosis.study import Study
+from flossing.diagnosis.subject import Subject
 
 
 class LinearMap(nn.Module):
@@ -24,16 +24,16 @@ class LinearMap(nn.Module):
 
 
 def chapters(*keys):
-    """Return the chapters of these keys."""
+    """Return the chapters with these keys."""
     return [chapter for chapter in CHAPTERS if chapter.key in keys]
 
 
 @pytest.fixture(scope="session")
 def section_of():
-    """Build one section as a report has it, with its notes."""
+    """Build a single section as in a report, with its notes."""
 
-    def section(key, study):
-        (only,) = analyse(study, chapters=chapters(key)).sections
+    def section(key, subject):
+        (only,) = analyse(subject, chapters=chapters(key)).sections
         return only
 
     return section
@@ -41,33 +41,33 @@ def section_of():
 
 @pytest.fixture(scope="session")
 def brief():
-    """Analyse the spectrum, and advise on it: what is quick."""
-    return lambda study: analyse(study, chapters=chapters("spectrum", "advice"))
+    """Build the report of the two quick sections, spectrum and advice."""
+    return lambda subject: analyse(subject, chapters=chapters("spectrum", "advice"))
 
 
 @pytest.fixture(scope="session")
-def linear_study():
-    """A study of a map with the exponents given."""
+def linear_subject():
+    """A linear map with the given exponents."""
 
-    def study(exponents, **options):
+    def subject(exponents, **options):
         matrix = torch.diag(torch.tensor(exponents, dtype=torch.float64).exp())
         inputs = torch.zeros(60, 2, len(exponents), dtype=torch.float64)
         network = Network(LinearMap(matrix), "", "a linear map")
         given = {"name": "map.pt", "horizon": 100, "state_transient": 5} | options
-        return Study(network=network, inputs=inputs, source="nothing", **given)
+        return Subject(network=network, inputs=inputs, source="nothing", **given)
 
-    return study
+    return subject
 
 
 @pytest.fixture(scope="session")
-def stock_study():
-    """A study of a stock module under noise."""
+def stock_subject():
+    """A layer or cell of PyTorch driven by noise."""
 
-    def study(module, *, steps=80, **options):
+    def subject(module, *, steps=80, **options):
         generator = torch.Generator().manual_seed(0)
         inputs = torch.randn(steps, 2, module.input_size, generator=generator)
         network = Network(module, "rnn.", f"{type(module).__name__}: for tests")
         given = {"name": "weights.pt", "horizon": 20} | options
-        return Study(network=network, inputs=inputs, source="noise", **given)
+        return Subject(network=network, inputs=inputs, source="noise", **given)
 
-    return study
+    return subject

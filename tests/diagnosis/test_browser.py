@@ -1,4 +1,4 @@
-"""A report as a browser shows it, without a network, on a laptop and on a telephone."""
+"""A report as a browser shows it, offline, on a laptop and on a phone."""
 
 import base64
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import pytest
 from torch import nn
 
-from flossing.diagnosis.chapters import analyse
+from flossing.diagnosis.chapters import CHAPTERS, analyse
 from flossing.report import render
 
 pytestmark = pytest.mark.browser
@@ -24,16 +24,8 @@ FLAGS = (
     "--disable-sync",
 )
 LAPTOP = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
-HEADINGS = [
-    "Lyapunov spectrum",
-    "Condition of the long-term Jacobian",
-    "How far gradients reach",
-    "Was the sequence long enough?",
-    "Covariant Lyapunov vectors",
-    "Dynamical context",
-    "What to do",
-]
-TELEPHONE = {"width": 375, "height": 812, "deviceScaleFactor": 1, "mobile": True}
+HEADINGS = [chapter.heading for chapter in CHAPTERS]
+PHONE = {"width": 375, "height": 812, "deviceScaleFactor": 1, "mobile": True}
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +49,14 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory, stock_study):
+def address(tmp_path_factory, stock_subject):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    report = analyse(stock_study(nn.LSTM(2, 20, num_layers=2), horizon=100))
+    report = analyse(stock_subject(nn.LSTM(2, 20, num_layers=2), horizon=100))
     path.write_text(render(report), encoding="utf-8")
     return path.as_uri()
 
 
-@pytest.fixture(params=[LAPTOP, TELEPHONE], ids=["laptop", "telephone"])
+@pytest.fixture(params=[LAPTOP, PHONE], ids=["laptop", "phone"])
 def page(request, browser, address):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", request.param)
     browser.get(address)
@@ -84,7 +76,7 @@ def test_the_content_is_there(page):
     assert texts(page, "nav a") == HEADINGS
     captions = texts(page, "caption")
     assert len(captions) == 9
-    assert captions[0] == "What becomes of gradients over 100 steps"
+    assert "over 100 steps" in captions[0]
     assert len(texts(page, "tbody tr")) > 10
     assert all(texts(page, f"section:nth-of-type({n}) .meaning") for n in range(1, 8))
     of_a_loss, to_floss = texts(page, "pre")
@@ -128,7 +120,7 @@ def test_wide_code_scrolls_within_its_own_box(page):
         return [box.scrollWidth > box.clientWidth, getComputedStyle(box).overflowX]
     """)
     assert overflow == "auto"
-    assert scrolling == (page.execute_script("return window.innerWidth") == TELEPHONE["width"])
+    assert scrolling == (page.execute_script("return window.innerWidth") == PHONE["width"])
 
 
 def test_nothing_is_asked_for_and_nothing_goes_wrong(page):

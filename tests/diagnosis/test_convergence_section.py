@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import flossing
-from flossing.diagnosis.advice import average, fates
+from flossing.diagnosis.advice import average, count_directions
 from flossing.diagnosis.sections.convergence import convergence_section, drifts
 
 
@@ -28,21 +28,21 @@ def test_a_stationary_map_has_settled():
     assert abs(drift) < 3
 
 
-def test_a_drifting_exponent_is_found(stock_study, section_of):
+def test_a_drifting_exponent_is_found(stock_subject, section_of):
     torch.manual_seed(0)
-    study = stock_study(nn.RNN(1, 3), steps=400)
+    subject = stock_subject(nn.RNN(1, 3), steps=400)
     # The second half saturates the units.
-    study.inputs[200:] *= 20
-    section = section_of("convergence", study)
-    assert section.meaning[0].startswith("Not all exponents have settled")
+    subject.inputs[200:] *= 20
+    section = section_of("convergence", subject)
+    assert "Not all exponents have converged" in section.meaning[0]
     assert max(map(abs, section.numbers["drift"])) > 3
 
 
-def test_numbers_are_those_of_the_analysis(stock_study, section_of):
-    study = stock_study(nn.GRU(1, 4), steps=300)
-    section = section_of("convergence", study)
-    course = flossing.convergence(study.spectrum, points=50)
-    exponents, errors = average(study.spectrum)
+def test_numbers_are_those_of_the_analysis(stock_subject, section_of):
+    subject = stock_subject(nn.GRU(1, 4), steps=300)
+    section = section_of("convergence", subject)
+    course = flossing.convergence(subject.spectrum, points=50)
+    exponents, errors = average(subject.spectrum)
     numbers = section.numbers
     assert numbers["largest_standard_error"] == pytest.approx(float(errors.max()))
     assert numbers["steps"] == course.steps[:, 0].tolist()
@@ -50,34 +50,33 @@ def test_numbers_are_those_of_the_analysis(stock_study, section_of):
     assert numbers["running_exponents"][-1] == pytest.approx(exponents.tolist())
     widths = torch.tensor(numbers["half_widths"][-1]) / errors
     torch.testing.assert_close(widths, torch.full((4,), 1.959964, dtype=torch.float64))
-    assert section.meaning[0].startswith("The exponents have settled")
+    assert "The exponents have converged" in section.meaning[0]
     assert "1080 steps would halve them" in section.meaning[0]
 
 
-def test_how_many_steps_would_tell(stock_study):
+def test_how_many_steps_would_tell(stock_subject):
     torch.manual_seed(0)
     rnn = nn.RNN(1, 20)
-    spectrum = stock_study(rnn, steps=60).spectrum
+    spectrum = stock_subject(rnn, steps=60).spectrum
     exponents, errors = average(spectrum)
-    horizon = next(each for each in range(1, 400) if fates(exponents, errors, each).uncertain)
-    words = convergence_section(stock_study(rnn, steps=60, horizon=horizon)).meaning[0]
+    horizon = next(
+        each for each in range(1, 400) if count_directions(exponents, errors, each).uncertain
+    )
+    words = convergence_section(stock_subject(rnn, steps=60, horizon=horizon)).meaning[0]
     distances = (exponents.abs() - math.log(1000) / horizon).abs()
     near = distances < 2 * errors
     factor = float((2 * errors / distances)[near].square().max())
     assert f"would take about {float(f'{54 * factor:.2g}'):.0f} steps" in words
 
 
-def test_too_few_intervals_tell_nothing(stock_study, section_of):
-    section = section_of("convergence", stock_study(nn.RNN(1, 3), steps=1))
-    assert section.meaning == (
-        "The sequence is too short to tell whether exponents have settled. Their standard errors "
-        "are unknown.",
-    )
+def test_too_few_intervals_tell_nothing(stock_subject, section_of):
+    section = section_of("convergence", stock_subject(nn.RNN(1, 3), steps=1))
+    assert "too short to judge" in section.meaning[0]
+    assert "standard errors are unknown" in section.meaning[0]
     assert section.numbers["largest_standard_error"] == math.inf
 
 
-def test_a_constant_map_has_no_error_and_no_drift(linear_study, section_of):
-    section = section_of("convergence", linear_study([0.0, -0.5, -math.inf]))
-    assert section.meaning[0].startswith("The exponents have settled")
-    assert "none of the 2 that can be judged" in section.meaning[0]
+def test_a_constant_map_has_no_error_and_no_drift(linear_subject, section_of):
+    section = section_of("convergence", linear_subject([0.0, -0.5, -math.inf]))
+    assert "The exponents have converged: none of the 2" in section.meaning[0]
     assert math.isnan(section.numbers["drift"][2])

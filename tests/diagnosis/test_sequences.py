@@ -103,14 +103,14 @@ def test_tables_of_several_sequences(tmp_path):
 @pytest.mark.parametrize(
     ("text", "column", "error", "message"),
     [
-        ("", None, InvalidInputError, "has no row of numbers"),
-        ("x,y\n", None, InvalidInputError, "has no row of numbers"),
-        ("x,y\n1,2\n3\n", None, InvalidInputError, "line 3 .* has 1 cells and the first has 2"),
+        ("", None, InvalidInputError, "no row of numbers"),
+        ("x,y\n", None, InvalidInputError, "no row of numbers"),
+        ("x,y\n1,2\n3\n", None, InvalidInputError, "line 3 .* has 1 cells, .* first line has 2"),
         ("x,y\n1,two\n", None, InvalidInputError, "line 2 .* has 'two' where a number"),
         ("1;2\n3;4\n", None, InvalidInputError, "'3;4' where a number .*separate numbers by comma"),
-        ("x,y\n1,2\n", "z", InvalidOptionError, "has 'x', 'y': choose"),
-        ("1,2\n", "x", InvalidOptionError, "has no line of names"),
-        ("name\na\n", "name", InvalidInputError, "has no column beside"),
+        ("x,y\n1,2\n", "z", InvalidOptionError, "has the columns 'x', 'y': select"),
+        ("1,2\n", "x", InvalidOptionError, "has no header"),
+        ("name\na\n", "name", InvalidInputError, "has no column besides"),
         ("x,name\n1,a\n2,a\n3,b\n", "name", InvalidInputError, "2 sequences .* from 1 to 2 steps"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_table_that_is_no_text(tmp_path):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 2, 1), (2, 2, 2, 2)])
 def test_shapes_that_are_no_sequences(tmp_path, suffix, shape):
-    with pytest.raises(InvalidInputError, match="holds an array of shape"):
+    with pytest.raises(InvalidInputError, match="contains an array of shape"):
         read_sequences(write(tmp_path, suffix, np.zeros(shape)))
 
 
@@ -184,7 +184,7 @@ def test_options_that_do_not_fit_the_file(tmp_path):
     with pytest.raises(InvalidOptionError, match="array='x' does not fit"):
         read_sequences(table(tmp_path, "1,2\n"), array="x")
     (tmp_path / "inputs.txt").touch()
-    with pytest.raises(InvalidInputError, match=r"ends in '\.txt'; sequences are read from \.npy"):
+    with pytest.raises(InvalidInputError, match=r"ends in '\.txt'; expected one of \.npy"):
         read_sequences(tmp_path / "inputs.txt")
     with pytest.raises(UnreadableFileError, match="there is no file"):
         read_sequences(tmp_path / "missing.npy")
@@ -208,7 +208,7 @@ def test_inputs_that_do_not_fit_the_network():
     inputs = torch.zeros(5, 2, 3, dtype=torch.float64)
     assert fit_to(inputs, features=3, dtype=torch.float32).dtype == torch.float32
     assert fit_to(inputs, features=None, dtype=torch.float64) is inputs
-    with pytest.raises(InvalidInputError, match="have 3 features and the network takes 2"):
+    with pytest.raises(InvalidInputError, match="have 3 features, but the network takes 2"):
         fit_to(inputs, features=2, dtype=torch.float32)
     inputs[3, 1, 0] = 1e300
     with pytest.raises(InvalidInputError, match=r"infinite or NaN in torch.float32 at step 3 of 5"):

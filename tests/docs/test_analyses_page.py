@@ -1,4 +1,4 @@
-"""The page on analyses: its calls run, and its costs are the measured ones."""
+"""The page on analyses: its code runs, and its table of costs is that of the recorded results."""
 
 import importlib.util
 import json
@@ -38,8 +38,7 @@ def test_the_results_are_of_all_analyses_and_sizes(benchmark, document):
     assert all(len(row) == len(document["N_T"]) for row in document["analyses"].values())
     runs = [cell["seconds"] for row in document["analyses"].values() for cell in row]
     assert min(map(len, runs)) >= benchmark.FEWEST_RUNS
-    assert f"{document['dtype']}, one thread" in " ".join(TEXT.split())
-    assert document["threads"] == 1
+    assert (document["dtype"], document["threads"]) == ("float32", 1)
     assert document["environment"]["torch"]
 
 

@@ -1,4 +1,4 @@
-"""The gallery shows every plot, and its code works as it stands there."""
+"""The gallery shows every plot, and its code runs."""
 
 import importlib.util
 import re
@@ -46,7 +46,7 @@ def test_the_code_of_the_gallery(gallery, tmp_path):
     assert all((tmp_path / name).stat().st_size > 5000 for name in names)
 
 
-def test_every_sentence_link_leads_somewhere():
+def test_links_of_the_page_exist():
     links = re.findall(r"(?<!!)\[[^\]]+\]\(((?!http)[^)#]+)", PAGE)
     assert links
     assert all((DOCS / link).exists() for link in links)

@@ -3,7 +3,8 @@
 from dataclasses import fields, replace
 
 from flossing.tasks import DelayedCopy
-from flossing_lab.runs.configuration import LEFT_OUT, Architecture, Configuration
+from flossing_lab.runs.codec import LEFT_OUT
+from flossing_lab.runs.configuration import Architecture, Configuration
 from flossing_lab.runs.differences import settings
 
 BASE = Configuration(task=DelayedCopy(delay=4, steps=20), architecture=Architecture(size=4))

@@ -1,4 +1,4 @@
-"""What networks are flossed on: the beginning of sequences, or any place with the state there."""
+"""Inputs of flossing: the beginning of sequences, or a random window with the state there."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from flossing.tasks import AddingProblem, DelayedCopy, Digits, TemporalXor
 from flossing_lab.networks.networks import SequenceNetwork, make_network
 from flossing_lab.runs.configuration import Architecture, Configuration, Flossing, Training
 from flossing_lab.runs.schedules import scheduled
-from flossing_lab.training.member import Drive
+from flossing_lab.training.member import FlossingInputs
 from flossing_lab.training.trainer import run
 
 CELLS = [
@@ -24,26 +24,26 @@ def network(architecture):
     return make_network(architecture, input_size=1, output_size=1, generator=generator)
 
 
-def drive(architecture, *, anywhere, sequences=2, steps=30):
+def made_inputs(architecture, *, anywhere, sequences=2, steps=30):
     source = torch.Generator().manual_seed(1)
     inputs = torch.randn(steps, sequences, 1, generator=source)
     flossing = Flossing(
         k=2, time_steps=20, sequences=sequences, anywhere=anywhere, schedule={"before": 2}
     )
     own = network(architecture)
-    return own, inputs, Drive(own, flossing, lambda number: inputs[:, :number], source)
+    return own, inputs, FlossingInputs(own, flossing, lambda number: inputs[:, :number], source)
 
 
 @pytest.mark.parametrize("architecture", CELLS, ids=lambda each: each.cell)
 def test_anywhere_starts_from_the_state_that_the_network_has_there(architecture):
-    own, inputs, source = drive(architecture, anywhere=True)
+    own, inputs, source = made_inputs(architecture, anywhere=True)
     starts = set()
     with torch.no_grad():
         whole = own.hidden_states(inputs, rest(own))
         for _ in range(20):
-            piece = source.batch()
-            (start,) = [s for s in range(11) if torch.equal(inputs[s : s + 20], piece)]
-            states = own.hidden_states(piece, source.state(piece))
+            window = source.batch()
+            (start,) = [s for s in range(11) if torch.equal(inputs[s : s + 20], window)]
+            states = own.hidden_states(window, source.state(window))
             torch.testing.assert_close(states, whole[start : start + 20], atol=1e-5, rtol=1e-5)
             starts.add(start)
     assert len(starts) > 5
@@ -54,15 +54,15 @@ def rest(own):
 
 
 def test_the_beginning_starts_from_rest():
-    own, inputs, source = drive(CELLS[0], anywhere=False)
-    piece = source.batch()
-    assert torch.equal(piece, inputs[:20])
-    assert not source.state(piece).any()
+    own, inputs, source = made_inputs(CELLS[0], anywhere=False)
+    window = source.batch()
+    assert torch.equal(window, inputs[:20])
+    assert not source.state(window).any()
     assert own.initial_state(2).any()
 
 
-def test_sequences_as_long_as_the_pieces_have_one_place():
-    _, inputs, source = drive(CELLS[0], anywhere=True, steps=20)
+def test_sequences_as_long_as_the_window_have_one_start():
+    _, inputs, source = made_inputs(CELLS[0], anywhere=True, steps=20)
     assert torch.equal(source.batch(), inputs)
 
 

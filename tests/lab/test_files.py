@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flossing.errors import UnreadableFileError
 from flossing.tasks import TemporalXor
 from flossing_lab.runs.configuration import Architecture, Configuration, Flossing
-from flossing_lab.runs.files import read_run, write_run, write_whole
+from flossing_lab.runs.files import read_run, sealed, unsealed, write_run, write_whole
 from flossing_lab.runs.records import Episode, Epoch, Evaluation, Run
 
 FLOATS = st.floats(width=64)
@@ -130,7 +130,7 @@ def test_bytes_that_are_put_in_are_found(path, data):
         (b"\x89PNG\r\n", "not the file of a run"),
         (b"[1, 2]\n", "not the file of a run"),
         (b'{"seed": 1}\n', "not the file of a run"),
-        (b'{"format": 99, "configuration": {}}\n', "is of format 99 and .* reads format 1"),
+        (b'{"format": 99, "configuration": {}}\n', "has format 99, and .* reads format 1"),
         (b'{"format": 1, "configuration": {}}\n', "cut off"),
     ],
 )
@@ -141,11 +141,15 @@ def test_foreign_files_are_named_as_such(content, message, tmp_path):
         read_run(path)
 
 
-def test_what_is_sealed_but_no_run_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("task", [{"name": "juggling"}, {}, 3])
+def test_what_is_sealed_but_no_run_is_refused(task, tmp_path):
     path = tmp_path / "run.jsonl"
-    monkeypatch.setattr(Configuration, "document", lambda self: {"task": {"name": "juggling"}})
     write_run(path, a_run())
-    with pytest.raises(UnreadableFileError, match="whole, but what it says is no run"):
+    first, *others = unsealed(path, path.read_bytes())
+    document = json.loads(first)
+    document["configuration"]["task"] = task
+    write_whole(path, sealed([json.dumps(document), *(line.decode() for line in others)]))
+    with pytest.raises(UnreadableFileError, match="whole but does not hold a run"):
         read_run(path)
 
 

@@ -149,11 +149,11 @@ def test_modrelu_weights_are_glorots():
 def test_chrono_biases_are_those_of_uniform_memories():
     options = {"cell": "lstm", "size": 2000, "initialisation": "chrono", "longest_memory": 50}
     drawn = weights(made(Architecture(**options)))
-    to_input, to_forget, to_candidate, to_output = (drawn["bias_ih"] + drawn["bias_hh"]).chunk(4)
+    to_input, to_forget, to_cell, to_output = (drawn["bias_ih"] + drawn["bias_hh"]).chunk(4)
     assert_close(to_input, -to_forget)
     memories = to_forget.exp()
     assert 1 <= memories.min() < 1.5
     assert 48.5 < memories.max() <= 49.001
     assert memories.mean().item() == pytest.approx(25, rel=0.05)
     bound = 1 / math.sqrt(2000)
-    assert max(to_candidate.abs().max(), to_output.abs().max()) <= 2 * bound
+    assert max(to_cell.abs().max(), to_output.abs().max()) <= 2 * bound

@@ -95,7 +95,10 @@ def test_an_easy_task_is_learned():
     assert run(easy).final.accuracy > 0.9
 
 
-SEEDS = [replace(XOR, seed=seed) for seed in range(3)]
+# A loop over steps in Python, for layers of PyTorch are not run together.
+CELL = Architecture(cell="leaky", size=12, leak=0.5)
+LOOP = replace(XOR, architecture=CELL)
+SEEDS = [replace(LOOP, seed=seed) for seed in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +120,12 @@ def assert_close(together, alone):
 @pytest.mark.parametrize(
     "architecture",
     [
-        Architecture(size=12, form="rate"),
-        Architecture(cell="lstm", size=12, initialisation="stock"),
+        Architecture(size=12, form="rate", initialisation="orthogonal", orthogonal=True),
+        Architecture(cell="lem", size=12, initialisation="stock"),
         Architecture(cell="modrelu", size=12, initialisation="orthogonal", orthogonal=True),
-        Architecture(cell="leaky", size=12, leak=0.5),
+        CELL,
     ],
-    ids=["tanh", "lstm", "modrelu", "leaky"],
+    ids=["tanh", "lem", "modrelu", "leaky"],
 )
 def test_together_is_as_alone(architecture):
     # Silent units cost a modReLU network the smaller exponents.
@@ -133,8 +136,8 @@ def test_together_is_as_alone(architecture):
 
 
 def test_together_over_delays():
-    far = replace(XOR, task=TemporalXor(delay=8, steps=20), seed=4)
-    for together, configuration in zip(run_together([XOR, far]), [XOR, far], strict=True):
+    far = replace(LOOP, task=TemporalXor(delay=8, steps=20), seed=4)
+    for together, configuration in zip(run_together([LOOP, far]), [LOOP, far], strict=True):
         assert_close(together, run(configuration))
 
 
@@ -142,7 +145,7 @@ def test_a_network_that_is_done_leaves_the_others_as_they_are():
     # The copy of the last bit is learned soon, the parity of bits long gone is not.
     training = Training(epochs=400, learning_rate=1e-2, max_gradient_norm=1.0, patience=2)
     easy = replace(
-        XOR,
+        LOOP,
         task=DelayedCopy(delay=1, steps=20),
         training=training,
         flossing=None,
@@ -210,7 +213,7 @@ def test_a_checkpoint_that_is_not_whole_is_not_trusted(tmp_path, damage, uninter
 
 def test_a_resumed_run_has_finished_members(tmp_path):
     training = Training(epochs=120, learning_rate=1e-2, max_gradient_norm=1.0, patience=1)
-    easy = replace(XOR, task=DelayedCopy(delay=1, steps=20), training=training, flossing=None)
+    easy = replace(LOOP, task=DelayedCopy(delay=1, steps=20), training=training, flossing=None)
     pair = [easy, replace(easy, task=DelayedCopy(delay=12, steps=20))]
     straight = run_together(pair)
     assert len(straight[0].epochs) < 110
@@ -228,12 +231,20 @@ def test_a_resumed_run_has_what_was_measured_before(tmp_path):
 def test_strangers_do_not_run_together():
     with pytest.raises(flossing.InvalidOptionError, match="nothing to run"):
         run_together([])
-    other = replace(XOR, training=Training(epochs=3))
+    other = replace(LOOP, training=Training(epochs=3))
     with pytest.raises(flossing.InvalidOptionError, match="differ in more than the seed"):
-        run_together([XOR, other])
+        run_together([LOOP, other])
     # A longer delay of this task makes its sequences longer.
-    near, far = (replace(XOR, task=CopyMemory(delay=delay)) for delay in (5, 6))
+    near, far = (replace(LOOP, task=CopyMemory(delay=delay)) for delay in (5, 6))
     assert not may_run_together(near, far)
+
+
+@pytest.mark.parametrize("cell", ["tanh", "relu", "gru", "lstm"])
+def test_layers_of_pytorch_are_run_one_by_one(cell):
+    seeds = [replace(XOR, architecture=Architecture(cell=cell), seed=seed) for seed in (0, 1)]
+    assert not may_run_together(*seeds)
+    with pytest.raises(flossing.InvalidOptionError, match="run them one by one"):
+        run_together(seeds)
 
 
 @pytest.mark.parametrize("anywhere", [False, True])

@@ -233,15 +233,15 @@ def test_flossing_loss_by_finite_differences(module, shape, interval):
     module = module.double()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.7)
-    names = [name for name, _ in module.named_parameters()]
 
-    def loss(inputs, first, second, *parameters):
-        state = (first, second) if isinstance(module, nn.LSTM) else first
-        with torch.nn.utils.stateless._reparametrize_module(
-            module, dict(zip(names, parameters, strict=True))
-        ):
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.system = module
+
+        def forward(self, inputs, state):
             return flossing.flossing_loss(
-                module,
+                self.system,
                 inputs,
                 state,
                 k=2,
@@ -249,6 +249,14 @@ def test_flossing_loss_by_finite_differences(module, shape, interval):
                 reorthonormalize=interval,
                 frame_transient=2,
             )
+
+    of_module = Loss()
+    names = [name for name, _ in of_module.named_parameters()]
+
+    def loss(inputs, first, second, *parameters):
+        state = (first, second) if isinstance(module, nn.LSTM) else first
+        named = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(of_module, named, (inputs, state))
 
     leaves = [_leaf(6, 2, 2), _leaf(*shape), _leaf(*shape)]
     parameters = [p.detach().clone().requires_grad_() for p in module.parameters()]
@@ -300,7 +308,7 @@ def _with_threads(number, exponents, leaves):
     torch.set_num_threads(number)
     with pytest.MonkeyPatch.context() as patch:
         # However small the work is.
-        patch.setattr(compiler, "_PARALLEL_WORK", 0)
+        patch.setattr(compiler, "PARALLEL_WORK", 0)
         try:
             values = exponents()
             gradients = torch.autograd.grad(values.square().sum(), leaves, allow_unused=True)

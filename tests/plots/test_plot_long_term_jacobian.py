@@ -49,8 +49,8 @@ def test_infinite_condition_numbers_are_noted_not_drawn(result):
     assert [math.isnan(height) for height in ax.lines[0].get_ydata()] == [False, False, True]
     plot_condition_number(with_lost_rank(result), ax, label="b")
     assert [note.get_text() for note in ax.texts] == [
-        "a: infinite somewhere at 1 of 3 horizons",
-        "b: infinite somewhere at 1 of 3 horizons",
+        "a: infinite at 1 of 3 horizons",
+        "b: infinite at 1 of 3 horizons",
     ]
     assert ax.texts[0].xy != ax.texts[1].xy
     ax.figure.canvas.draw()
@@ -69,7 +69,9 @@ def test_singular_values(result):
 
 def test_singular_values_of_zero_are_noted(result):
     ax = plot_singular_values(with_lost_rank(result))
-    assert [note.get_text() for note in ax.texts] == ["1 of 5 singular values are zero somewhere"]
+    assert [note.get_text() for note in ax.texts] == [
+        "1 of 5 singular values are zero at some origin"
+    ]
 
 
 def test_axes_are_used_again_and_styles_passed_on(result):

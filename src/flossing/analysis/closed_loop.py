@@ -1,4 +1,4 @@
-"""A driven network whose readout is its own next input: an autonomous map."""
+"""`closed_loop`: a driven network that receives its own readout as the next input."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,47 +33,46 @@ Readout = Callable[[Any], Tensor]
 
 
 def closed_loop(system: System, readout: Readout) -> "ClosedLoop":
-    r"""Feed a driven system's readout back as its next input, which makes an autonomous map.
+    r"""Feed the readout of a driven system back as its next input, giving an autonomous map.
 
     With h_t = f(h_{t-1}, x_t) and x_{t+1} = r(h_t), the map is h ↦ f(h, r(h)), and its Jacobian
 
     .. math:: J = \frac{\partial f}{\partial h} + \frac{\partial f}{\partial x}
         \frac{\partial r}{\partial h}
 
-    contains the way through the feedback. Two sets of exponents belong to one trained network:
+    includes the path through the feedback. A trained network thus has two spectra:
 
     - *Driven*: `lyapunov_spectrum(system, inputs)` holds the inputs fixed and gives the
-      conditional exponents (Pecora & Carroll 1990). They answer whether the network forgets where
-      it started and follows its input: λ₁ < 0 means generalised synchronisation (Kocarev &
+      conditional exponents (Pecora & Carroll 1990). They tell whether the network forgets its
+      initial state and follows its input: λ₁ < 0 means generalised synchronisation (Kocarev &
       Parlitz 1996), the echo state property along these inputs (Jaeger 2001; Manjunath & Jaeger
-      2013). Backpropagation through time under a given input, with teacher forcing, multiplies
-      these Jacobians.
+      2013). Backpropagation through time under given inputs (teacher forcing) multiplies these
+      Jacobians.
     - *Free*: `lyapunov_spectrum(closed_loop(system, readout), state=..., steps=...)` lets an error
-      in the output come back as an error in the input. This is the spectrum of the generator:
-      to be compared with that of the system that it was trained to imitate (Jaeger & Haas 2004;
-      Pathak, Lu, Hunt, Girvan & Ott 2017), with λ₁ > 0 if it generates chaos. A network that
-      reproduces an attractor has both: its driven λ₁ is negative, its free λ₁ need not be.
+      in the output return as an error in the input. This is the spectrum of the network as a
+      generator, to be compared with that of the system that it was trained to imitate (Jaeger &
+      Haas 2004; Pathak, Lu, Hunt, Girvan & Ott 2017); λ₁ > 0 if it generates chaos. A network
+      that reproduces a chaotic attractor has a negative driven λ₁ and a positive free λ₁.
 
     Args:
-        system: what `lyapunov_spectrum` takes with inputs: `nn.RNN`, `nn.GRU`, `nn.LSTM`, one of
+        system: a driven system as in `lyapunov_spectrum`: `nn.RNN`, `nn.GRU`, `nn.LSTM`, one of
             their cells, or a callable `(x_t, state) -> state` or `-> (out, state)`.
-        readout: the next input as a function of where the system is. For stock modules it gets
-            rows of outputs (B, hidden_size), of the top layer, and after the projection where
-            there is one, and returns (B, input_size). For callables it gets the state in the
-            callable's own structure, and returns the x_t that the callable takes.
+        readout: maps outputs to the next inputs. For stock modules from (B, hidden_size), the
+            output of the last layer (projected, if it has a projection), to (B, input_size). For
+            callables from the state, in the callable's own structure, to x_t.
 
     Returns:
-        A module: a callable state -> state in the system's own convention, a `system` for
-        `lyapunov_spectrum`, `flossing_loss` and the analyses, with the parameters of system and
-        readout where these are modules.
+        A module that maps a state, in the system's own convention, to the next one. It is a valid
+        `system` for `lyapunov_spectrum`, `flossing_loss` and the analyses, and has the parameters
+        of system and readout if these are modules.
 
     Raises:
         UnsupportedSystemError: the system or the readout is not callable, or the system has no
             single forward map.
 
     Example:
-        A scalar network that feeds itself twice its own state, from its fixed point 0: tangent
-        vectors grow by w + 2 u a step, not by w.
+        A scalar network with twice its own state as input, at its fixed point 0: tangent vectors
+        grow by w + 2 u per step instead of w.
 
         >>> import torch, flossing
         >>> rnn = torch.nn.RNN(1, 1, bias=False)
@@ -95,11 +94,11 @@ def closed_loop(system: System, readout: Readout) -> "ClosedLoop":
 
 
 class ClosedLoop(nn.Module):
-    """What `flossing.closed_loop` returns.
+    """An autonomous map made of a driven system and its readout; see `flossing.closed_loop`.
 
     Attributes:
         system: the driven system.
-        readout: from where it is to its next input.
+        readout: maps outputs or states to the next inputs.
     """
 
     system: System
@@ -115,7 +114,7 @@ class ClosedLoop(nn.Module):
         return self._advance(self.feedback(state), state)
 
     def feedback(self, state: Any) -> Tensor:
-        """Return the next input that a state makes for itself."""
+        """Return the next input that follows from a state."""
         if not is_stock(self.system):
             return _read(self.readout, state)
         flat = self._flat(state, computing_dtype(self, None, state))
@@ -123,13 +122,13 @@ class ClosedLoop(nn.Module):
         return rows if flat.batched else rows.squeeze(0)
 
     def warm_up(self, inputs: Tensor | PackedSequence, state: Any = None) -> Any:
-        """Run the driven system along given inputs (teacher forcing); return where it arrives.
+        """Run the driven system along given inputs (teacher forcing) and return its last state.
 
-        From there the loop goes on by itself: `lyapunov_spectrum(loop, state=loop.warm_up(past),
-        steps=...)`. Differentiable where gradients are enabled.
+        The loop can continue from there by itself: `lyapunov_spectrum(loop,
+        state=loop.warm_up(past), steps=...)`. Differentiable if gradients are enabled.
 
         Args:
-            inputs: see `lyapunov_spectrum`; of a `PackedSequence`, each trajectory ends on its own.
+            inputs: as in `lyapunov_spectrum`; in a `PackedSequence` each sequence has its own end.
             state: initial state in the system's own convention; zero if `None` (stock modules).
 
         Returns:
@@ -141,30 +140,33 @@ class ClosedLoop(nn.Module):
         return problem.recurrence.unpack(last, batched=problem.batched)
 
     def generate(self, state: Any = None, *, steps: int) -> Tensor:
-        """Run freely, and return the inputs that the loop made for itself.
+        """Run freely and return the generated inputs.
 
-        Under them the driven system passes through the same states: `lyapunov_spectrum(system,
-        loop.generate(state, steps=T), state)` are its conditional exponents along this orbit.
+        Driven by them, the system passes through the same states: `lyapunov_spectrum(system,
+        loop.generate(state, steps=T), state)` gives its conditional exponents along this orbit.
 
         Args:
-            state: where to start, in the system's own convention.
+            state: initial state in the system's own convention; zero if `None` (stock modules).
             steps: number of steps T.
 
         Returns:
-            x_1, …, x_T, as the system takes them: (T, B, D), (B, T, D) where it is `batch_first`,
+            x_1, …, x_T in the layout of the system: (T, B, D), (B, T, D) if it is `batch_first`,
             (T, D) without a batch.
+
+        Raises:
+            InvalidOptionError: `steps` is not a positive integer.
         """
-        made: list[Tensor] = []
+        generated: list[Tensor] = []
         for _ in range(require_integer("steps", steps, at_least=1)):
-            made.append(self.feedback(state))
-            state = self._advance(made[-1], state)
+            generated.append(self.feedback(state))
+            state = self._advance(generated[-1], state)
         batch_first = getattr(self.system, "batch_first", False) is True and is_stock(self.system)
-        return torch.stack(made, dim=1 if batch_first and made[0].dim() == 2 else 0)
+        return torch.stack(generated, dim=1 if batch_first and generated[0].dim() == 2 else 0)
 
     def as_recurrence(
         self, state: Any, dtype: torch.dtype
     ) -> tuple[CallableRecurrence, Float[Tensor, "B n"], bool]:
-        """Return the map, the flat initial state, and whether that came with a batch dimension."""
+        """Return the map, the flat initial state, and whether the state has a batch dimension."""
         if is_stock(self.system):
             flat = self._flat(state, dtype)
             closed = flat.recurrence(self)
@@ -197,7 +199,7 @@ class ClosedLoop(nn.Module):
 
 @dataclass(frozen=True)
 class _FlatLoop:
-    """A loop through a stock module, on rows of flat states, and where it starts."""
+    """A loop through a stock module on rows of flat states, with its initial state."""
 
     driven: StockRecurrence
     readout: Readout
@@ -211,7 +213,7 @@ class _FlatLoop:
         if rows.shape != (len(state), self.input_size):
             raise UnsupportedSystemError(
                 f"the readout must return the next inputs, (rows, input_size) = ({len(state)}, "
-                f"{self.input_size}) for {len(state)} rows of outputs; it returned "
+                f"{self.input_size}) for {len(state)} rows of outputs, but returned "
                 f"{tuple(rows.shape)}"
             )
         return rows
@@ -221,7 +223,7 @@ class _FlatLoop:
         return self.driven.step(self.feedback(state), state)
 
     def recurrence(self, system: ClosedLoop) -> CallableRecurrence:
-        """Return the autonomous map, whose states are taken apart as the module's are."""
+        """Return the autonomous map, whose states unpack into those of the module."""
         return CallableRecurrence(
             function=self.step,
             system=system,
@@ -238,8 +240,8 @@ def _read(readout: Readout, seen: Any) -> Tensor:
         fed = cast(Callable[[Any], object], readout)(seen)
     except (TypeError, RuntimeError, AttributeError, IndexError) as error:
         raise UnsupportedSystemError(
-            f"the readout fails on {describe(seen)}: {error}. It must map the top layer's output, "
-            "or the state of a system that is no stock module, to the next input"
+            f"the readout fails on {describe(seen)}: {error}. It must map the output of the last "
+            "layer, or the state of a callable, to the next input"
         ) from error
     if not isinstance(fed, Tensor):
         raise UnsupportedSystemError(

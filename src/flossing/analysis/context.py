@@ -1,4 +1,4 @@
-"""What stands beside the exponents: dimension, volume, saturation, and the spectrum of W."""
+"""`dynamical_context`: dimension, volume, saturation and the spectrum of W beside the exponents."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,19 +17,27 @@ from flossing.support.torch_typed import eigvals, matrix_norm, slogdet
 from flossing.systems.recurrence import System
 from flossing.systems.stock import StockRecurrence
 
+# Slopes of all gates take several times the memory of the states, so they are computed for a
+# window of so many steps at a time. The result does not depend on it.
+_SLOPE_WINDOW = 256
+
+# Determinants of many small matrices at once cost half of what they cost one by one; so many
+# numbers of Jacobians are held at a time, 16 MiB in float32.
+_JACOBIAN_ELEMENTS = 1 << 22
+
 
 @dataclass(frozen=True)
 class WeightSpectrum:
-    r"""What a square matrix W does to vectors, alone and again and again.
+    r"""Eigenvalues and norms of a square matrix W.
 
     Attributes:
         eigenvalues: (N,), of W.
         spectral_radius: ρ(W), the largest modulus of an eigenvalue: the growth per step of W^t
             after many steps.
-        spectral_norm: ‖W‖₂, the largest growth in one step; never below the radius.
+        spectral_norm: ‖W‖₂, the largest growth in a single step; never below the radius.
         departure_from_normality: Henrici's (‖W‖_F² − Σ|μ_i|²)^½ over ‖W‖_F, from 0 for a normal
-            matrix (symmetric, orthogonal) to 1 for a nilpotent one, a chain (Henrici 1962;
-            Trefethen & Embree, "Spectra and Pseudospectra", 2005). Zero for W = 0.
+            matrix (symmetric, orthogonal) to 1 for a nilpotent one, such as a feedforward chain
+            (Henrici 1962; Trefethen & Embree, "Spectra and Pseudospectra", 2005). Zero for W = 0.
     """
 
     eigenvalues: Complex[Tensor, "N"]
@@ -38,102 +46,38 @@ class WeightSpectrum:
     departure_from_normality: float
 
 
-def weight_spectrum(weights: Float[Tensor, "N N"]) -> WeightSpectrum:
-    """Measure a square matrix, in double precision.
-
-    Example:
-        A chain: no eigenvalue but 0, and yet it hands a vector on undiminished.
-
-        >>> import torch
-        >>> chain = weight_spectrum(torch.diag(torch.ones(3), -1))
-        >>> chain.spectral_radius, chain.spectral_norm, chain.departure_from_normality
-        (0.0, 1.0, 1.0)
-    """
-    matrix = weights.detach().double()
-    eigenvalues = eigvals(matrix)
-    energy = float(matrix.square().sum())
-    # Rounding can make the difference negative where the matrix is normal.
-    excess = max(0.0, energy - float(eigenvalues.abs().square().sum()))
-    return WeightSpectrum(
-        eigenvalues=eigenvalues,
-        spectral_radius=float(eigenvalues.abs().max()),
-        spectral_norm=float(matrix_norm(matrix, ord=2)),
-        departure_from_normality=(excess / energy) ** 0.5 if energy > 0 else 0.0,
-    )
-
-
-_CHUNK_STEPS = 256
-
-
 @dataclass(frozen=True)
 class Saturation:
-    """How often the units of one gate do not respond to a change of what they receive.
+    """How often the units of one gate hardly respond to a change of their input.
 
     Attributes:
-        share: (B,), of all units at all steps, those that are saturated.
-        throughout: (B,), of all units, those that are saturated at every step; of ReLU units,
-            the dead ones.
+        share: (B,), share of saturated units, averaged over steps.
+        throughout: (B,), share of units that are saturated at every step: for ReLU units, the
+            dead ones.
     """
 
     share: Float[Tensor, "B"]
     throughout: Float[Tensor, "B"]
 
 
-def gate_saturation(
-    run: Linearisation, start: int, relative_slope: float
-) -> dict[tuple[int, str], Saturation]:
-    """Return the saturation of every gate, by layer and gate; nothing for other systems.
-
-    Args:
-        run: the trajectory.
-        start: first step that counts.
-        relative_slope: a unit whose squashing function has a derivative below this share of its
-            largest is saturated.
-    """
-    recurrence, skipped = run.problem.recurrence, run.problem.steps - run.steps
-    if not isinstance(recurrence, StockRecurrence):
-        return {}
-    counts: dict[tuple[int, str], Tensor] = {}
-    throughout: dict[tuple[int, str], Bool[Tensor, "B N"]] = {}
-    for first in range(start, run.steps, _CHUNK_STEPS):
-        last = min(first + _CHUNK_STEPS, run.steps)
-        inputs = cast(Tensor, run.problem.inputs_from(skipped + first, skipped + last))
-        with torch.no_grad():
-            slopes = recurrence.slopes(inputs, run.states[first:last])
-        for name, slope in slopes.items():
-            saturated = slope < relative_slope
-            counts[name] = counts.get(name, 0) + saturated.sum(dim=0)
-            throughout[name] = throughout.get(name, True) & saturated.all(dim=0)
-    steps = run.steps - start
-    return {
-        name: Saturation(count.double().mean(-1) / steps, throughout[name].double().mean(-1))
-        for name, count in counts.items()
-    }
-
-
-_CHUNK_ELEMENTS = 1 << 22
-
-
 @dataclass(frozen=True)
 class DynamicalContext:
-    r"""A trajectory's exponents, and what helps to read them.
+    r"""The exponents of a trajectory, and quantities that help to interpret them.
 
     Why exp(λ₁), the mean growth per step, is neither ρ(W) nor ‖W‖₂: the network does not multiply
-    by W but by J_t = D_t W (or a gated sum of such products), where the slopes D_t lie below 1
-    wherever units saturate, so that J_t is mostly smaller than W. And it multiplies by another
-    J_t at every step. ρ(W) is the growth under one and the same matrix, ‖W‖₂ what the best
-    direction gains in one step; where W is far from normal the two lie far apart, since a vector
-    that one step stretches leaves that direction with the next. With D_t changing, eigenvectors
-    do not carry over from step to step: products of matrices with radii below 1 may grow, and
-    products of matrices with norms above 1 may shrink. Only one inequality holds always:
-    λ₁ ≤ ⟨ln‖J_t‖₂⟩.
+    by W but by J_t = D_t W (or a gated sum of such products), where the slopes D_t are below 1
+    wherever units saturate, so that J_t is mostly smaller than W. And J_t differs from step to
+    step. ρ(W) is the growth under repeated application of one matrix, ‖W‖₂ that of the best
+    direction in one step; for a W far from normal the two differ greatly, since a vector that one
+    step stretches leaves that direction with the next. With changing D_t, eigenvectors do not
+    carry over from step to step: products of matrices with radii below 1 may grow, and products
+    of matrices with norms above 1 may shrink. Only one inequality always holds: λ₁ ≤ ⟨ln‖J_t‖₂⟩.
 
     Attributes:
         spectrum: the exponents, (B, k), in nats per step.
         volume_growth_rate: (B,), ⟨ln|det J_t|⟩ in nats per step over the steps that the exponents
-            count, negative where volumes contract, −inf where a Jacobian is singular. From the
-            determinants, not from the exponents, whose sum over all n it equals. `None` if not
-            asked for.
+            count; negative where volumes contract, −inf where a Jacobian is singular. Computed
+            from determinants; equal to the sum of all n exponents. `None` for `volume=False`.
         jacobian_spectral_radius: (B,), mean over sampled steps of the largest modulus of an
             eigenvalue of J_t.
         jacobian_spectral_norm: (B,), mean over the same steps of ‖J_t‖₂.
@@ -167,7 +111,7 @@ class DynamicalContext:
         """Return all numbers, averaged over trajectories, for a table or a logger.
 
         The Kaplan–Yorke dimension is NaN, with a `NumericalWarning`, where too few exponents were
-        computed to tell it.
+        computed to determine it.
         """
         numbers = {
             "largest_exponent": self.spectrum.exponents[:, 0],
@@ -205,35 +149,37 @@ def dynamical_context(
     sampled_jacobians: int = 50,
     saturated_below: float = 0.1,
 ) -> DynamicalContext:
-    r"""Exponents beside volume contraction, saturation, and the eigenvalues and norms of W and J_t.
+    r"""Measure exponents together with volume growth, saturation, and spectra of W and J_t.
 
-    The cost beyond that of the exponents, for n state dimensions: with `volume`, one n×n
-    determinant a step and trajectory, about n³; for each sampled step the eigenvalues and singular
-    values of the Jacobian, about 30 n³; the same once for every gate's weights.
+    Beyond the cost of the exponents, for n state dimensions: with `volume`, one n×n determinant
+    for each step and trajectory, about n³ operations; for each sampled step the eigenvalues and
+    singular values of the Jacobian, about 30 n³; the same once for the weights of each gate.
 
     Args:
-        system: see `flossing.lyapunov_spectrum`.
-        inputs: see there; sequences must be equally long.
-        state: see there.
-        steps: see there.
-        layer: see there; then only that layer's weights and gates.
-        dtype: see there.
-        state_transient: see there; applies to everything.
-        frame_transient: see there; the steps are left out of the volume and the rest too.
-        k: how many exponents; `None` for all n. Fewer may leave the dimension undetermined.
+        system: as in `flossing.lyapunov_spectrum`.
+        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        state: as in `flossing.lyapunov_spectrum`.
+        steps: as in `flossing.lyapunov_spectrum`.
+        layer: as in `flossing.lyapunov_spectrum`; weights and saturation are then those of that
+            layer only.
+        dtype: as in `flossing.lyapunov_spectrum`.
+        state_transient: number of first steps that are left out of everything.
+        frame_transient: as in `flossing.lyapunov_spectrum`; these steps are also left out of
+            volume, saturation and sampled Jacobians.
+        k: number of exponents; `None` for all n. Fewer may leave the dimension undetermined.
         volume: whether to compute determinants.
-        sampled_jacobians: at how many steps, evenly spread, the eigenvalues and norms of the
-            Jacobians are taken; at all of them if there are fewer.
-        saturated_below: a unit counts as saturated while the derivative of its squashing function
-            is below this share of its largest: with 0.1 a tanh beyond ±0.949, a sigmoid gate
-            outside 0.026 to 0.974. A ReLU is, while it is inactive.
+        sampled_jacobians: number of steps, evenly spaced, at which eigenvalues and norms of the
+            Jacobian are computed; all steps if there are fewer.
+        saturated_below: a unit is saturated while the derivative of its activation function is
+            below this fraction of its maximum: with 0.1 a tanh beyond ±0.949, a sigmoid gate
+            outside 0.026 to 0.974. A ReLU is saturated while it is inactive.
 
     Returns:
-        Everything per trajectory, without gradients.
+        All quantities by trajectory, without gradients.
 
     Raises:
-        InvalidOptionError: an option outside what it may be; and whatever `lyapunov_spectrum`
-            raises.
+        InvalidOptionError: an option has an invalid value.
+        FlossingError: as raised by `flossing.lyapunov_spectrum`.
 
     Example:
         A network with orthogonal weights: ρ = ‖W‖₂ = 1, but the slopes of tanh make it contract.
@@ -253,10 +199,10 @@ def dynamical_context(
     require_integer("sampled_jacobians", sampled_jacobians, at_least=1)
     if not 0 < saturated_below < 1:
         raise InvalidOptionError(
-            f"saturated_below={saturated_below!r} must lie between 0 and 1: it is a share of the "
-            "largest derivative of the squashing function"
+            f"saturated_below={saturated_below!r} must lie between 0 and 1: it is a fraction of "
+            "the largest derivative of the activation function"
         )
-    # Equally long sequences and valid transients are checked before anything is measured.
+    # Before the exponents, so that bad sequences and transients are refused before any long run.
     run = linearise(
         system,
         inputs,
@@ -280,29 +226,59 @@ def dynamical_context(
         )
         start = run.steps - int(spectrum.counted_steps[0])
         radius, norm = _sampled_jacobians(run, start, sampled_jacobians)
+        weights, saturation = {}, {}
+        if isinstance(recurrence := run.problem.recurrence, StockRecurrence):
+            gate_weights = recurrence.gate_weights()
+            weights = {gate: weight_spectrum(matrix) for gate, matrix in gate_weights.items()}
+            saturation = _saturation(run, recurrence, start, saturated_below)
         return DynamicalContext(
             spectrum=spectrum,
             volume_growth_rate=_volume_growth_rate(run, start) if volume else None,
             jacobian_spectral_radius=radius,
             jacobian_spectral_norm=norm,
-            weights=_weight_spectra(run),
-            saturation=gate_saturation(run, start, saturated_below),
+            weights=weights,
+            saturation=saturation,
         )
+
+
+def weight_spectrum(weights: Float[Tensor, "N N"]) -> WeightSpectrum:
+    """Compute eigenvalues and norms of a square matrix, in double precision.
+
+    Example:
+        A chain has no eigenvalue but 0, and yet it passes a vector on undiminished.
+
+        >>> import torch
+        >>> chain = weight_spectrum(torch.diag(torch.ones(3), -1))
+        >>> chain.spectral_radius, chain.spectral_norm, chain.departure_from_normality
+        (0.0, 1.0, 1.0)
+    """
+    matrix = weights.detach().double()
+    eigenvalues = eigvals(matrix)
+    energy = float(matrix.square().sum())
+    # Rounding can make the difference negative where the matrix is normal.
+    excess = max(0.0, energy - float(eigenvalues.abs().square().sum()))
+    return WeightSpectrum(
+        eigenvalues=eigenvalues,
+        spectral_radius=float(eigenvalues.abs().max()),
+        spectral_norm=float(matrix_norm(matrix, ord=2)),
+        departure_from_normality=(excess / energy) ** 0.5 if energy > 0 else 0.0,
+    )
 
 
 def _volume_growth_rate(run: Linearisation, start: int) -> Float[Tensor, "B"]:
     total = torch.zeros(run.batch, dtype=torch.float64, device=run.states.device)
-    chunk = max(1, _CHUNK_ELEMENTS // (run.batch * run.size**2))
-    for first in range(start, run.steps, chunk):
-        jacobians = [run.jacobian(t) for t in range(first, min(first + chunk, run.steps))]
-        total += slogdet(torch.stack(jacobians))[1].double().sum(dim=0)
+    window = max(1, _JACOBIAN_ELEMENTS // (run.batch * run.size**2))
+    for first in range(start, run.steps, window):
+        steps = range(first, min(first + window, run.steps))
+        jacobians = torch.stack([run.jacobian(step) for step in steps])
+        total += slogdet(jacobians)[1].double().sum(dim=0)
     return (total / (run.steps - start)).to(run.states.dtype)
 
 
 def _sampled_jacobians(
     run: Linearisation, start: int, samples: int
 ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-    """Return the mean spectral radius and norm of Jacobians at evenly spread steps."""
+    """Return the mean spectral radius and norm of Jacobians at evenly spaced steps."""
     counted = run.steps - start
     samples = min(samples, counted)
     radii: list[Tensor] = []
@@ -314,8 +290,22 @@ def _sampled_jacobians(
     return torch.stack(radii).mean(dim=0), torch.stack(norms).mean(dim=0)
 
 
-def _weight_spectra(run: Linearisation) -> dict[tuple[int, str], WeightSpectrum]:
-    recurrence = run.problem.recurrence
-    if not isinstance(recurrence, StockRecurrence):
-        return {}
-    return {name: weight_spectrum(matrix) for name, matrix in recurrence.gate_weights().items()}
+def _saturation(
+    run: Linearisation, recurrence: StockRecurrence, start: int, relative_slope: float
+) -> dict[tuple[int, str], Saturation]:
+    # The inputs include those of the transient, which the states do not.
+    skipped = run.problem.steps - run.steps
+    counts: dict[tuple[int, str], Tensor] = {}
+    throughout: dict[tuple[int, str], Bool[Tensor, "B N"]] = {}
+    for first in range(start, run.steps, _SLOPE_WINDOW):
+        last = min(first + _SLOPE_WINDOW, run.steps)
+        inputs = cast(Tensor, run.problem.inputs_from(skipped + first, skipped + last))
+        for gate, slope in recurrence.slopes(inputs, run.states[first:last]).items():
+            saturated = slope < relative_slope
+            counts[gate] = counts.get(gate, 0) + saturated.sum(dim=0)
+            throughout[gate] = throughout.get(gate, True) & saturated.all(dim=0)
+    steps = run.steps - start
+    return {
+        gate: Saturation(count.double().mean(-1) / steps, throughout[gate].double().mean(-1))
+        for gate, count in counts.items()
+    }

@@ -1,4 +1,4 @@
-"""How exponents settle as ever more of a run is counted."""
+"""`convergence`: running exponents and their error bars, as more and more steps are counted."""
 
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -15,15 +15,15 @@ from flossing.support.checks import require_integer
 
 @dataclass(frozen=True)
 class Convergence:
-    """Exponents and their error bars as they stood at M points of a run.
+    """Running exponents and their error bars at M points of a run.
 
     Attributes:
         steps: (M, B), steps counted up to each point.
-        exponents: (M, B, k), in nats per unit time, as of a run that ended there; in the order of
-            the final exponents. NaN past the end of a shorter trajectory.
-        standard_error: (M, B, k), of these; infinite where nothing is known of the error: after a
-            single interval, or for an exponent of −inf. NaN past the end of a trajectory.
-        level: probability with which the true exponent is to lie in the confidence band.
+        exponents: (M, B, k), in nats per unit time, those of a run that ends at the point; in the
+            order of the final exponents. NaN past the end of a shorter trajectory.
+        standard_error: (M, B, k), of the exponents; infinite where it is unknown: after a single
+            interval, or for an exponent of −inf. NaN past the end of a trajectory.
+        level: probability that the confidence band contains the true exponent.
         dt: duration of a step in the caller's unit of time.
     """
 
@@ -35,12 +35,12 @@ class Convergence:
 
     @property
     def lower(self) -> Float[Tensor, "M B k"]:
-        """Lower end of the confidence bands, taking errors as normally distributed."""
+        """Lower end of the confidence bands, assuming normally distributed errors."""
         return torch.where(self._width.isinf(), -torch.inf, self.exponents - self._width)
 
     @property
     def upper(self) -> Float[Tensor, "M B k"]:
-        """Upper end of the confidence bands, taking errors as normally distributed."""
+        """Upper end of the confidence bands, assuming normally distributed errors."""
         return torch.where(self._width.isinf(), torch.inf, self.exponents + self._width)
 
     @property
@@ -49,28 +49,28 @@ class Convergence:
 
 
 def convergence(result: LyapunovSpectrum, *, points: int = 100, level: float = 0.95) -> Convergence:
-    r"""Running exponents with confidence bands: whether a run was long enough.
+    r"""Compute running exponents with confidence bands, to judge whether a run was long enough.
 
-    At each point, the mean growth rate of all intervals up to it, and its standard error from
+    At each point: the mean growth rate of all intervals up to it, and its standard error from
     the autocorrelation of their rates (Sokal 1997; see `flossing.LyapunovSpectrum`),
 
     .. math:: \lambda(t) \pm z \, \mathrm{SE}(t), \qquad z = \Phi^{-1}((1 + \text{level}) / 2).
 
-    Bands that shrink like 1/√t around each other speak for convergence; an exponent that drifts
-    out of its earlier bands, for a transient or for correlations longer than the run.
+    Nested bands that shrink like 1/√t indicate convergence; an exponent that drifts out of its
+    earlier bands indicates a transient, or correlations longer than the run.
 
     Args:
-        result: what `flossing.lyapunov_spectrum` returned. Its intervals are what there is to
-            see: `reorthonormalize=1` makes them single steps.
-        points: how many points at most, spaced evenly on a logarithmic scale; the ends of all
+        result: a result of `flossing.lyapunov_spectrum`. Points lie at the ends of its intervals;
+            `reorthonormalize=1` makes these single steps.
+        points: largest number of points, evenly spaced on a logarithmic scale; the ends of all
             trajectories are among them.
-        level: of the confidence bands.
+        level: confidence level, between 0 and 1.
 
     Returns:
-        The exponents at M points and their standard errors, (M, B, k), in float64.
+        Exponents at M points and their standard errors, (M, B, k), in float64.
 
     Raises:
-        InvalidOptionError: an option outside what it may be.
+        InvalidOptionError: an option has an invalid value.
 
     Example:
         >>> import torch, flossing
@@ -87,12 +87,13 @@ def convergence(result: LyapunovSpectrum, *, points: int = 100, level: float = 0
     require_integer("points", points, at_least=1)
     if not 0.0 < level < 1.0:
         raise InvalidOptionError(
-            f"level is the probability of the confidence bands, between 0 and 1, not {level!r}: "
-            "pass, for example, level=0.95"
+            f"level is the confidence level, between 0 and 1, not {level!r}: pass, for example, "
+            "level=0.95"
         )
     steps = result.interval_steps
     there = (steps > 0).unsqueeze(-1)
     growth = result.local.detach().double() * steps.unsqueeze(-1)
+    # Past the end of a trajectory intervals have no steps and local rates are NaN.
     growth = torch.where(there, growth, 0.0)
     counted = steps.cumsum(dim=0)
     running = growth.cumsum(dim=0) / counted.unsqueeze(-1)
@@ -111,7 +112,7 @@ def convergence(result: LyapunovSpectrum, *, points: int = 100, level: float = 0
 
 
 def _points(points: int, lasts: list[int]) -> list[int]:
-    """Return indices of intervals, from the first one to the last one, and those in between."""
+    """Return increasing indices of intervals, spaced geometrically, with all the last ones."""
     count = max(lasts) + 1
     spaced = [round(count ** (index / max(1, points - 1))) - 1 for index in range(points)]
     return sorted({*spaced, *lasts})

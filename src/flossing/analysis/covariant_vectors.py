@@ -1,4 +1,4 @@
-"""Covariant Lyapunov vectors: the directions in which perturbations grow at each exponent."""
+"""`covariant_vectors`: the directions in which perturbations grow at the rate of each exponent."""
 
 import math
 import warnings
@@ -18,25 +18,25 @@ from flossing.support.checks import require_integer
 from flossing.support.torch_typed import qr, svdvals, vector_norm
 from flossing.systems.recurrence import System
 
-_PIECE = 256
+# Points whose cosines are held in memory at a time; for k = n they take as much as the vectors.
+_WINDOW = 256
 
 
 @dataclass(frozen=True)
 class CovariantVectors:
     """Covariant Lyapunov vectors of B trajectories at T points along them.
 
-    Vectors and exponents are in the order of the frame that the vectors were found from: the
-    first j vectors span the j directions that have grown most, so the exponents descend, but
-    for what the finite length of the run leaves.
+    Vectors and exponents are in the order of the columns of the frame: the first j vectors span
+    the subspace of the j directions that have grown most, so that exponents descend, up to the
+    fluctuations of a finite run.
 
     Attributes:
-        vectors: (T, B, n, k), of unit length, one a column, with the sign that makes the largest
-            entry positive. For a stack of layers the rows are layer after layer, for an LSTM h
-            before c.
-        steps: (T,), steps of the run that are done where the vectors stand: those of index t are
-            tangent vectors at the state h_{steps[t]}, of which h_0 is the initial state.
+        vectors: (T, B, n, k), columns of unit length, with the sign that makes the largest entry
+            positive. Rows are layer after layer for a stack, h before c for an LSTM.
+        steps: (T,), number of steps done at each point: vectors of index t are tangent vectors at
+            the state h_{steps[t]}, where h_0 is the initial state.
         local: (T−1, B, k), growth rate of each vector from one point to the next, in nats per
-            step; −inf where the Jacobians take it to zero.
+            step; −inf where the Jacobians map it to zero.
     """
 
     vectors: Float[Tensor, "T B n k"]
@@ -50,15 +50,15 @@ class CovariantVectors:
 
     @property
     def inverse_participation_ratio(self) -> Float[Tensor, "T B k"]:
-        """How localised each vector is, Σ v⁴: 1 for a single unit, 1/n if spread evenly."""
+        """Localisation of each vector, Σ v⁴: 1 on a single unit, 1/n if spread evenly."""
         return self.vectors.pow(4).sum(dim=-2)
 
     @property
     def angles(self) -> Float[Tensor, "T B k k"]:
         """Angles between the lines along all pairs of vectors, from 0 to π/2, in radians.
 
-        From cosines, which resolve small angles to the square root of the precision only;
-        `smallest_angle` is accurate. They take as much memory as all vectors where k is n.
+        Computed from cosines, which resolve small angles only to the square root of the
+        precision; `smallest_angle` is accurate. For k = n they take as much memory as `vectors`.
         """
         return _cosines(self.vectors).clamp(max=1.0).acos()
 
@@ -67,33 +67,32 @@ class CovariantVectors:
         """Smallest angle between any two of the vectors at each point, in radians.
 
         Near zero the trajectory is close to a tangency, where directions of different growth
-        cannot be told apart: the dynamics are not hyperbolic there.
+        nearly coincide: the dynamics are not hyperbolic there.
 
         Raises:
             InvalidOptionError: there is only one vector.
         """
         if self.vectors.shape[-1] < 2:
             raise InvalidOptionError("k=1 vector makes no angle with another: pass a larger k")
-        # Piece by piece, since the cosines may take as much memory as the vectors.
-        pieces = self.vectors.chunk(len(self.vectors) // _PIECE + 1)
-        return torch.cat([_smallest_angle(piece) for piece in pieces])
+        windows = self.vectors.chunk(len(self.vectors) // _WINDOW + 1)
+        return torch.cat([_smallest_angle(window) for window in windows])
 
     def subspace_angle(self, split: int | None = None) -> Float[Tensor, "T B"]:
-        """Smallest angle between the span of the first vectors and that of the others.
+        """Compute the smallest angle between the span of the first vectors and that of the others.
 
-        It is the first principal angle, from its sine and its cosine (Björck & Golub, Math.
-        Comp. 1973), and zero at a homoclinic tangency.
+        This is the first principal angle, computed from its sine and its cosine (Björck & Golub,
+        Math. Comp. 1973). It is zero at a homoclinic tangency.
 
         Args:
-            split: how many vectors are the first ones; `None`: in each trajectory those with
-                positive exponents, which makes it the angle between the expanding subspace and
-                as much of the contracting one as k vectors span.
+            split: number of first vectors. `None`: in each trajectory those with positive
+                exponents, for the angle between the expanding subspace and the part of the
+                contracting one that k vectors span.
 
         Returns:
-            Radians, from 0 to π/2.
+            Angles in radians, from 0 to π/2.
 
         Raises:
-            InvalidOptionError: there would be no vectors on one of the sides.
+            InvalidOptionError: one of the two groups would be empty.
         """
         count = self.vectors.shape[-1]
         if split is None:
@@ -103,9 +102,9 @@ class CovariantVectors:
         for trajectory, first in enumerate(splits):
             if not 0 < first < count:
                 raise InvalidOptionError(
-                    f"of the {count} vectors of trajectory {trajectory}, {first} are to be on one "
-                    f"side and {count - first} on the other: pass a split from 1 to {count - 1}, "
-                    "or compute more vectors (larger k)"
+                    f"the {count} vectors of trajectory {trajectory} are divided into {first} and "
+                    f"{count - first}, but both groups need one: pass a split from 1 to "
+                    f"{count - 1}, or compute more vectors (larger k)"
                 )
         return torch.stack(
             [
@@ -132,55 +131,56 @@ def covariant_vectors(
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
 ) -> CovariantVectors:
-    r"""Covariant Lyapunov vectors along a trajectory: one direction for each exponent.
+    r"""Compute covariant Lyapunov vectors along a trajectory, one direction for each exponent.
 
     At every point of a trajectory the tangent space splits into directions v_1, …, v_n that the
-    Jacobians carry into each other,
+    Jacobians map onto each other,
 
     .. math:: J_t v_i(t-1) = \gamma_i(t)\, v_i(t), \qquad
               \lambda_i = \langle \log |\gamma_i| \rangle,
 
-    forward as well as backward in time. Unlike the orthonormal frames of
-    `flossing.lyapunov_spectrum` they do not depend on a scalar product, and the angles between
-    them tell how near the dynamics are to a tangency of expanding and contracting directions.
-    They are found by the algorithm of Ginelli et al. (Phys. Rev. Lett. 2007; see also Kuptsov &
-    Parlitz, J. Nonlinear Sci. 2012): frames forward, their triangular factors backward.
+    both forward and backward in time. Unlike the orthonormal frames of
+    `flossing.lyapunov_spectrum` they do not depend on the choice of a scalar product, and the
+    angles between them measure how near the dynamics are to a tangency of expanding and
+    contracting directions. They are computed by the algorithm of Ginelli et al. (Phys. Rev. Lett.
+    2007; J. Phys. A 2013; see also Kuptsov & Parlitz, J. Nonlinear Sci. 2012): a pass forward
+    with QR factorisations, and a pass backward through their triangular factors.
 
-    The relation above holds to rounding everywhere: to the precision times the norm of the
-    Jacobian over |γ_i|. That the vectors are those of the infinite trajectory takes transients
-    at both ends, over which the error shrinks like exp((λ_{i+1} − λ_i) t). Where exponents
-    coincide (a rotation, a complex pair of eigenvalues, an orthogonal network) only the span of
-    their vectors is determined. So it is where they are −∞: those vectors are taken to zero at
-    steps where rank is lost.
+    The relation above holds everywhere up to rounding, the unit roundoff times the norm of the
+    Jacobian over |γ_i|. To be those of the infinite trajectory, the vectors need transients at
+    both ends, over which the error shrinks like exp((λ_{i+1} − λ_i) t). Where exponents coincide
+    (a rotation, a complex pair of eigenvalues, an orthogonal network) only the span of their
+    vectors is determined. The same holds where exponents are −∞: the Jacobians map those vectors
+    to zero at steps where rank is lost.
 
     Args:
-        system: see `flossing.lyapunov_spectrum`.
-        inputs: see there; sequences must be equally long.
-        state: see there.
-        steps: see there.
-        k: how many vectors; `None` for all n of the state.
-        state_transient: see there.
-        frame_transient: so many further steps align the frame; the first vectors stand after
-            them. `None`: a tenth of the rest.
-        backward_transient: so many last steps align the vectors backward; the last ones stand
-            before them. `None`: as many as the frame gets by default.
+        system: as in `flossing.lyapunov_spectrum`.
+        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        state: as in `flossing.lyapunov_spectrum`.
+        steps: as in `flossing.lyapunov_spectrum`.
+        k: number of vectors; `None` for all n dimensions of the state.
+        state_transient: as in `flossing.lyapunov_spectrum`.
+        frame_transient: number of further steps that align the frame; the first vectors are those
+            after them. `None`: a tenth of the rest.
+        backward_transient: number of last steps that align the vectors backward; the last vectors
+            are those before them. `None`: a tenth of the steps after the state transient.
         every: steps between the points at which vectors are returned.
-        chunk: steps whose frames are held in memory at a time; the frames forward are computed
-            twice. The results do not depend on it. `None`: about the square root of the number
-            of steps, which needs least memory.
-        layer: see there.
-        dtype: see there; `torch.float64` is worth its cost here.
-        generator: see there.
+        chunk: number of steps whose frames are held in memory at a time; the forward pass is
+            computed twice. The results do not depend on it. `None`: about the square root of the
+            number of steps, which minimises memory.
+        layer: as in `flossing.lyapunov_spectrum`.
+        dtype: as in `flossing.lyapunov_spectrum`; `torch.float64` is recommended.
+        generator: as in `flossing.lyapunov_spectrum`.
 
     Returns:
-        The vectors, (T, B, n, k) at T points, with exponents, local rates, angles, localisation.
+        Vectors at T points, (T, B, n, k), with exponents, local rates, angles and localisation.
 
     Raises:
         UnsupportedSystemError: the system has no single deterministic forward map.
-        InvalidInputError: bad inputs, or too few steps for the transients.
-        InvalidStateError: a bad initial state.
-        InvalidOptionError: an option outside what it may be.
-        NonFiniteError: the trajectory or its Jacobians leave the finite numbers.
+        InvalidInputError: invalid inputs, or too few steps for the transients.
+        InvalidStateError: an invalid initial state.
+        InvalidOptionError: an option has an invalid value.
+        NonFiniteError: the trajectory or its Jacobians are infinite or NaN.
 
     Warns:
         LostRankWarning: some exponents are −inf.
@@ -238,7 +238,7 @@ def covariant_vectors(
 def _wanted(
     steps: int, frame_transient: int | None, backward_transient: int | None, every: int
 ) -> range:
-    """Return how many steps after the state transient are done where vectors are wanted."""
+    """Return the points at which vectors are wanted, in steps after the state transient."""
     first = steps // 10 if frame_transient is None else frame_transient
     last = steps // 10 if backward_transient is None else backward_transient
     require_integer("frame_transient", first, at_least=0)
@@ -246,7 +246,7 @@ def _wanted(
     wanted = range(first, steps - last + 1, every)
     if len(wanted) < 2:
         raise InvalidInputError(
-            f"of {steps} steps frame_transient={first} and backward_transient={last} leave "
+            f"of {steps} steps, frame_transient={first} and backward_transient={last} leave "
             f"{max(0, steps - first - last)}, too few for two points every={every} steps: pass a "
             "longer sequence or smaller transients"
         )
@@ -258,9 +258,9 @@ def _warn_of_lost_rank(result: CovariantVectors) -> None:
     if bool(lost.any()):
         warnings.warn(
             f"rank was lost: up to {int(lost.sum(dim=-1).max())} of {lost.shape[-1]} exponents "
-            "are −inf, because the Jacobians are singular or nearer to it than "
-            f"{result.vectors.dtype} can tell, and of their vectors only the span means "
-            "anything; choose a smaller k, or compute with dtype=torch.float64",
+            f"are −inf, because the Jacobians are singular to the precision of "
+            f"{result.vectors.dtype}; only the span of their vectors is determined. Choose a "
+            "smaller k, or compute with dtype=torch.float64",
             LostRankWarning,
             stacklevel=3,
         )
@@ -278,7 +278,8 @@ def _smallest_angle(vectors: Float[Tensor, "T B n k"]) -> Float[Tensor, "T B"]:
         for index in (nearest // count, nearest % count)
     )
     second = torch.where((first * second).sum(dim=-1, keepdim=True) < 0, -second, second)
-    # From the diagonals of a rhombus: unlike the arc cosine, accurate for small angles.
+    # For unit vectors tan(α/2) = ‖u − v‖ / ‖u + v‖, the ratio of the diagonals of a rhombus:
+    # accurate for small angles, unlike the arc cosine (Kahan).
     return 2 * torch.atan2(vector_norm(first - second, dim=-1), vector_norm(first + second, dim=-1))
 
 

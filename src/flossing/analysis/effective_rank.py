@@ -1,4 +1,4 @@
-"""`effective_rank`: in how many directions the gradient of the recurrent weights points."""
+"""`effective_rank`: how many directions the gradient of the recurrent weights spans."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +22,10 @@ from flossing.systems.trajectory import check_finite, trajectory
 
 @dataclass(frozen=True)
 class GradientRank:
-    """The singular values σ of the gradient of one matrix, and how many of them matter.
+    """The singular values σ of the gradient of one matrix, and three effective ranks.
 
-    The ranks lie between 1, for an outer product of two vectors, and the number of singular values,
-    where all are equal; those of a gradient of zero are 0.
+    Each rank lies between 1, for an outer product of two vectors, and the number of singular
+    values, where all are equal. The ranks of a zero gradient are 0.
 
     Attributes:
         singular_values: (r,), in descending order.
@@ -35,7 +35,7 @@ class GradientRank:
 
     @property
     def participation_ratio(self) -> float:
-        """(Σσ²)² / Σσ⁴, the number of equal σ² that would be as spread out."""
+        """(Σσ²)² / Σσ⁴, the number of equal σ² with the same spread."""
         squares = self._relative.square()
         # The largest is 1, unless all are 0.
         return float(squares.sum().square() / squares.square().sum().clamp(min=1.0))
@@ -66,10 +66,10 @@ class EffectiveRank:
     """The gradients of weight matrices for one loss.
 
     Attributes:
-        matrices: of each matrix, by the name of the parameter.
-        gates: of GRUs and LSTMs, the rows of each gate on their own, by the name of the parameter
-            and that of the gate: "reset", "update", "new"; "input", "forget", "cell", "output".
-        loss: the loss.
+        matrices: the rank of each gradient, by the name of the parameter.
+        gates: for GRUs and LSTMs, the rank of each gate's rows, by the names of the parameter and
+            of the gate: "reset", "update", "new"; "input", "forget", "cell", "output".
+        loss: value of the loss.
     """
 
     matrices: Mapping[str, GradientRank]
@@ -77,6 +77,7 @@ class EffectiveRank:
     loss: float
 
 
+# In the order of the rows, by PyTorch's names.
 _GATES = {
     GRU: ("reset", "update", "new"),
     LSTM: ("input", "forget", "cell", "output"),
@@ -94,44 +95,44 @@ def effective_rank(
     dtype: torch.dtype | None = None,
     state_transient: int = 0,
 ) -> EffectiveRank:
-    r"""Effective rank of the gradient of the recurrent weights for a loss.
+    r"""Compute the effective rank of the gradient of a loss with respect to the recurrent weights.
 
     The gradient is a sum of outer products over time,
 
     .. math:: G = \sum_t \delta_t \, h_{t-1}^\top
 
-    with δ_t the error at step t. Where the long-term Jacobians are ill-conditioned, all errors have
-    come down to the same direction and G is close to rank one; with many exponents near zero, the
-    error feeds back in many directions (Engelken, "Gradient flossing", NeurIPS 2023).
+    with δ_t the error at step t. Where the long-term Jacobians are ill conditioned, all errors
+    collapse onto the same direction and G is close to rank one; with many exponents near zero,
+    errors propagate back along many directions (Engelken, "Gradient flossing", NeurIPS 2023).
 
-    Nothing of the system is touched: neither the `.grad` of its parameters nor the global random
-    state, and parameters that do not require gradients are taken all the same.
+    The system is left unchanged, including the `.grad` of its parameters, and so is the global
+    random state. Parameters that do not require gradients are included.
 
     Args:
-        system: see `flossing.lyapunov_spectrum`.
-        inputs: see there; sequences must be equally long.
-        state: see there.
-        loss: a function of the outputs of all steps after the transient, to a scalar; see
+        system: as in `flossing.lyapunov_spectrum`.
+        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        state: as in `flossing.lyapunov_spectrum`.
+        loss: maps the outputs of all steps after the transient to a scalar; see
             `flossing.gradient_horizon`.
-        parameters: names of the matrices. `None` for the recurrent ones, `weight_hh_l*` of stock
-            layers, and in other modules every parameter of a name like that. The names of a module
-            are those of `named_parameters()`.
-        steps: see `flossing.lyapunov_spectrum`.
-        dtype: see there; gradients that underflow in single precision are zero.
-        state_transient: so many first steps only bring the state to where the loss starts; no
-            gradient flows through them.
+        parameters: names of matrices, as in `named_parameters()`. `None` for the recurrent ones:
+            `weight_hh_l*` of stock layers, `*.weight_hh*` of other modules.
+        steps: as in `flossing.lyapunov_spectrum`.
+        dtype: as in `flossing.lyapunov_spectrum`; gradients that underflow in single precision
+            are zero.
+        state_transient: number of first steps before the loss starts; no gradient flows through
+            them.
 
     Returns:
         Singular values and effective ranks of the gradient of each matrix.
 
     Raises:
         UnsupportedSystemError: the system has no single deterministic forward map.
-        InvalidInputError: bad inputs, sequences of different lengths, or none left after the
-            transient.
-        InvalidStateError: a bad initial state.
-        InvalidOptionError: an option outside what it may be; there is no such matrix, or none; the
-            loss is no scalar, or its gradient is zero.
-        NonFiniteError: the trajectory, the loss or the gradient leaves the finite numbers.
+        InvalidInputError: invalid inputs, sequences of different lengths, or no steps left after
+            the transient.
+        InvalidStateError: an invalid initial state.
+        InvalidOptionError: an option has an invalid value, a matrix does not exist, or the loss is
+            not a scalar or has a zero gradient.
+        NonFiniteError: the trajectory, the loss or the gradient is infinite or NaN.
 
     Example:
         >>> import torch, flossing
@@ -175,7 +176,7 @@ def effective_rank(
 def _leaves(
     system: System, problem: DrivenMap, parameters: Sequence[str] | None
 ) -> dict[str, Tensor]:
-    """Return copies of the matrices to differentiate by, in the precision that is computed in."""
+    """Return copies of the matrices to differentiate by, in the precision of the computation."""
     available = _matrices(system, problem.recurrence)
     if parameters is None:
         chosen = [name for name in available if name.split(".")[-1].startswith("weight_hh")]
@@ -183,11 +184,15 @@ def _leaves(
         chosen = list(parameters)
     unknown = [name for name in chosen if name not in available]
     if unknown or not chosen:
-        which = f"no matrix {unknown}" if unknown else "no matrix weight_hh* to take by default"
+        which = f"no matrix {unknown}" if unknown else "no matrix weight_hh* (the default)"
         raise InvalidOptionError(
             f"this {getattr(system, '__name__', type(system).__name__)} has {which} among its "
-            f"parameters; pass parameters=[...] with names out of {list(available)}"
-            + ("" if available else ": there are none, so write the system as an nn.Module")
+            "parameters; "
+            + (
+                f"pass parameters=[...] with names from {list(available)}"
+                if available
+                else "it has no matrices at all: write the system as an nn.Module"
+            )
         )
     return {
         name: available[name].detach().to(problem.state.dtype, copy=True).requires_grad_()
@@ -209,13 +214,13 @@ def _matrices(system: System, recurrence: Recurrence) -> dict[str, Tensor]:
 
 
 def _names(recurrence: StockRecurrence, layer: int) -> list[tuple[str, str]]:
-    """Return the fields of a layer's weights, each with the name that the module gives it."""
+    """Return the fields of a layer's weights with their names in the module."""
     suffix = f"_l{layer}" if recurrence.stacked_states else ""
     return [(field, field + suffix) for field in LayerWeights._fields]
 
 
 def _with_weights(system: System, problem: DrivenMap, weights: dict[str, Tensor]) -> DrivenMap:
-    """Return the problem with other tensors in the place of the weights of these names."""
+    """Return the problem with the weights of these names replaced."""
     recurrence = problem.recurrence
     if not isinstance(recurrence, StockRecurrence):
         function = computing_in(system, problem.state.dtype, weights)
@@ -247,13 +252,13 @@ def _gradients(value: Float[Tensor, ""], weights: dict[str, Tensor]) -> dict[str
     for name, gradient in gradients.items():
         if not bool(gradient.any()):
             raise InvalidOptionError(
-                f"the gradient of {name} is zero: the loss does not depend on it, units are "
-                "saturated, or the gradient underflows, in which case dtype=torch.float64 helps"
+                f"the gradient of {name} is zero: the loss does not depend on it, all units are "
+                "saturated, or the gradient underflows; in the last case pass dtype=torch.float64"
             )
         if not bool(gradient.isfinite().all()):
             raise NonFiniteError(
-                f"the gradient of {name} is infinite or NaN: it explodes; take fewer steps, or "
-                "dtype=torch.float64"
+                f"the gradient of {name} is infinite or NaN, since it explodes: pass fewer steps, "
+                "or dtype=torch.float64"
             )
     return gradients
 

@@ -1,4 +1,4 @@
-"""`gradient_horizon`: how far back gradients reach."""
+"""`gradient_horizon`: over how many steps back gradients vanish or explode."""
 
 import math
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from flossing.systems.recurrence import System
 
 @dataclass(frozen=True)
 class GradientReach:
-    """The norm of one kind of covector, carried back along B trajectories, by lag.
+    """The norm of one kind of covector carried back along B trajectories, by lag.
 
     Attributes:
-        log_norm: (S, B), natural log of its norm at each lag relative to that at lag 0; −inf where
-            it is exactly zero.
-        vanishing_lag: (B,), the first of the lags from which on the norm stays below the threshold;
-            inf if it does not by the last lag, so that the true one is larger than that.
-        exploding_lag: (B,), the first of the lags at which the norm exceeds 1/threshold; inf if
-            none does.
-        slope: (B,), nats per step: the line fitted by least squares to the later half of the lags.
+        log_norm: (S, B), natural logarithm of the norm at each lag relative to lag 0; −inf where
+            the norm is exactly zero.
+        vanishing_lag: (B,), the first lag from which on the norm stays below the threshold; inf
+            if the norm at the last lag is not below it.
+        exploding_lag: (B,), the first lag at which the norm exceeds 1/threshold; inf if there is
+            none.
+        slope: (B,), in nats per step, of a least-squares line through the later half of the lags;
             −inf where a norm there is zero.
     """
 
@@ -41,25 +41,25 @@ class GradientReach:
 
 @dataclass(frozen=True)
 class GradientHorizon:
-    """How large gradients of the last state are with respect to earlier ones, by lag.
+    """Norms of gradients of the last state with respect to earlier states, by lag.
 
-    Logs are natural ones and in double precision, so that a norm of e^-2000 is a number like any
-    other.
+    Logarithms are natural and in double precision, so that norms like e^-2000 are represented.
 
     Attributes:
         lags: (S,), steps back from the last state, ascending.
         error: ‖∂h_T/∂h_{T−s}ᵀ g‖ / ‖g‖ in the direction of the error, g = ∂L/∂h_T; `None` without a
             loss.
-        random: the same in random directions, the geometric mean over them; `None` for none.
+        random: the same in random directions, the geometric mean over them; `None` for
+            `directions=0`.
         random_quartiles: (2, S, B), lower and upper quartile of the log norms over the random
-            directions; `None` for none.
-        worst: the largest singular value of ∂h_T/∂h_{T−s}; `None` if it was not asked for.
+            directions; `None` for `directions=0`.
+        worst: the largest singular value of ∂h_T/∂h_{T−s}; `None` for `spectral_norm=False`.
         log_total_gradient: (T+1, B), log ‖dL/dh_t‖ for t = 0 … T, through all later states; `None`
             without a loss.
-        exponent: (B,), the largest Lyapunov exponent of the same steps, in nats per step: what the
-            slopes tend to.
-        threshold: below it, relative to lag 0, a norm counts as vanished, and above its inverse as
-            exploded.
+        exponent: (B,), the largest Lyapunov exponent of the same steps, in nats per step: the
+            limit of the slopes.
+        threshold: norms below it, relative to lag 0, count as vanished, norms above its inverse
+            as exploded.
     """
 
     lags: Int[Tensor, "S"]
@@ -70,43 +70,6 @@ class GradientHorizon:
     log_total_gradient: Float[Tensor, "T_plus_1 B"] | None
     exponent: Float[Tensor, "B"]
     threshold: float
-
-
-def gradient_reach(
-    lags: Int[Tensor, "S"], log_norm: Float[Tensor, "S B"], threshold: float
-) -> GradientReach:
-    """Return what the log norms at ascending lags say.
-
-    >>> lags = torch.arange(5)
-    >>> reach = gradient_reach(lags, -2.0 * lags.unsqueeze(1), threshold=0.01)
-    >>> reach.vanishing_lag.item(), reach.exploding_lag.item(), round(reach.slope.item(), 6)
-    (3.0, inf, -2.0)
-    """
-    bound = math.log(threshold)
-    stays_below = (log_norm < bound).flip(0).to(torch.int8).cumprod(dim=0).flip(0).bool()
-    return GradientReach(
-        log_norm=log_norm,
-        vanishing_lag=_first(lags, stays_below),
-        exploding_lag=_first(lags, log_norm > -bound),
-        slope=_tail_slope(lags, log_norm),
-    )
-
-
-def _first(lags: Int[Tensor, "S"], reached: Bool[Tensor, "S B"]) -> Float[Tensor, "B"]:
-    first = lags[reached.to(torch.int8).argmax(dim=0)].double()
-    return torch.where(reached.any(dim=0), first, torch.inf)
-
-
-def _tail_slope(lags: Int[Tensor, "S"], log_norm: Float[Tensor, "S B"]) -> Float[Tensor, "B"]:
-    tail = lags >= lags[-1] / 2
-    x, y = lags[tail].double(), log_norm[tail]
-    if len(x) == 1:
-        # At lag 0 the log norm is 0.
-        x, y = torch.cat([torch.zeros_like(x), x]), torch.cat([torch.zeros_like(y), y])
-    vanished = y.isneginf().any(dim=0)
-    x = (x - x.mean()).unsqueeze(-1)
-    slope = (x * y.masked_fill(vanished, 0.0)).sum(dim=0) / x.square().sum()
-    return slope.masked_fill(vanished, -torch.inf)
 
 
 def gradient_horizon(
@@ -125,58 +88,57 @@ def gradient_horizon(
     state_transient: int = 0,
     generator: torch.Generator | None = None,
 ) -> GradientHorizon:
-    r"""How far back gradients reach: the norm of ∂h_T/∂h_{T−s} by lag s, T the last step.
+    r"""Measure how far back gradients reach: the norm of ∂h_T/∂h_{T−s} by lag s, T the last step.
 
     A gradient is carried back by the transposed Jacobians,
 
     .. math:: \frac{\partial L}{\partial h_{T-s}} =
         J_{T-s+1}^\top \cdots J_T^\top \frac{\partial L}{\partial h_T},
 
-    and shrinks or grows on the way, on average by the largest Lyapunov exponent a step (Bengio,
+    and shrinks or grows on the way, on average by the largest Lyapunov exponent per step (Bengio,
     Simard & Frasconi 1994; Pascanu, Mikolov & Bengio 2013; Engelken 2023). Norms are measured in
-    the direction of the error of a loss, in random directions, and at worst, by the spectral norm
-    of the product. Of a loss of many states the total gradient is measured too,
+    the direction of the error of a loss, in random directions, and in the worst case, by the
+    spectral norm of the product. For a loss of many states also the total gradient is measured,
 
     .. math:: \frac{dL}{dh_t} = \frac{\partial L}{\partial h_t} +
         J_{t+1}^\top \frac{dL}{dh_{t+1}}.
 
-    Every column of the product is rescaled at every step and its scale kept as a logarithm: nothing
-    over- or underflows, and norms are as accurate as a product of such Jacobians can be.
+    Each column of the product is rescaled at every step and its scale kept as a logarithm, so
+    that nothing over- or underflows.
 
     Args:
-        system: see `flossing.lyapunov_spectrum`.
-        inputs: see there; sequences must be equally long.
-        state: see there.
-        loss: a function of the outputs of all steps after the transient, in the layout that the
-            module itself returns them: `loss(output)` for `output, _ = module(inputs)`, the top
-            layer's hidden states (T, B, N), or (B, T, N) where it is `batch_first`, or those of
-            `layer`. For a cell, h after every step, (T, B, N); for a callable, its state, each
-            tensor with the steps as a first dimension. It returns a scalar. `None` to leave out
-            what needs a loss.
-        lags: where to measure, each from 0 to T; `None` for all. The largest singular value costs
-            about n³ operations at each.
-        directions: how many random unit covectors; 0 for none.
+        system: as in `flossing.lyapunov_spectrum`.
+        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        state: as in `flossing.lyapunov_spectrum`.
+        loss: maps the outputs of all steps after the transient to a scalar. Outputs are in the
+            layout of the module, `output` of `output, _ = module(inputs)`: hidden states of the
+            last layer (or of `layer`), (T, B, N), or (B, T, N) if it is `batch_first`. For a cell,
+            h after every step, (T, B, N); for a callable, its state, each tensor with the steps as
+            first dimension. `None` skips `error` and `log_total_gradient`.
+        lags: lags to measure at, each from 0 to T; `None` for all. The largest singular value
+            takes about n³ operations at each.
+        directions: number of random covectors; 0 for none.
         spectral_norm: whether to compute the largest singular value, for which n covectors are
-            carried back instead of a few.
+            carried back.
         threshold: the norm, relative to lag 0, below which a gradient counts as vanished, and above
             the inverse of which as exploded; between 0 and 1.
-        steps: see `flossing.lyapunov_spectrum`.
-        layer: see there.
-        dtype: see there.
-        state_transient: so many first steps only bring the state to where the analysis starts.
-        generator: for the random directions; `None` for a fixed seed.
+        steps: as in `flossing.lyapunov_spectrum`.
+        layer: as in `flossing.lyapunov_spectrum`.
+        dtype: as in `flossing.lyapunov_spectrum`.
+        state_transient: number of first steps that are left out of the analysis.
+        generator: of the random directions; `None` for a fixed seed.
 
     Returns:
         Log norms by lag and trajectory, the lags at which gradients vanish and explode, and rates.
 
     Raises:
         UnsupportedSystemError: the system has no single deterministic forward map.
-        InvalidInputError: bad inputs, sequences of different lengths, or none left after the
-            transient.
-        InvalidStateError: a bad initial state.
-        InvalidOptionError: an option outside what it may be; the loss is no scalar, or does not
+        InvalidInputError: invalid inputs, sequences of different lengths, or no steps left after
+            the transient.
+        InvalidStateError: an invalid initial state.
+        InvalidOptionError: an option has an invalid value, or the loss is not a scalar or does not
             depend on the last state of each trajectory.
-        NonFiniteError: the trajectory, its Jacobians or the loss leave the finite numbers.
+        NonFiniteError: the trajectory, its Jacobians or the loss are infinite or NaN.
 
     Example:
         Gradients of a map that halves its state vanish after ten steps:
@@ -186,7 +148,7 @@ def gradient_horizon(
         >>> horizon.worst.vanishing_lag, horizon.worst.slope
         (tensor([10.], dtype=torch.float64), tensor([-0.6931], dtype=torch.float64))
 
-        How far the error at the last step of a task reaches back in a network:
+        How far back the error at the last step of a task reaches in a network:
 
         >>> rnn = torch.nn.RNN(2, 16)
         >>> inputs, targets = torch.randn(60, 4, 2), torch.randn(4, 16)
@@ -197,7 +159,11 @@ def gradient_horizon(
         (torch.Size([61, 4]), torch.Size([61, 4]))
     """
     require_integer("directions", directions, at_least=0)
-    _check_threshold(threshold)
+    if not 0 < threshold < 1:
+        raise InvalidOptionError(
+            f"threshold={threshold!r} must lie between 0 and 1: a gradient has vanished where its "
+            "norm, relative to lag 0, is below it, and exploded where it is above its inverse"
+        )
     trajectory = linearise(
         system,
         inputs,
@@ -221,22 +187,14 @@ def gradient_horizon(
     at = torch.tensor(at, device=device)
     return GradientHorizon(
         lags=at,
-        error=None if errors is None else gradient_reach(at, norms[..., 0], threshold),
-        random=gradient_reach(at, of_random.mean(dim=-1), threshold) if directions else None,
+        error=None if errors is None else _gradient_reach(at, norms[..., 0], threshold),
+        random=_gradient_reach(at, of_random.mean(dim=-1), threshold) if directions else None,
         random_quartiles=_quartiles(of_random) if directions else None,
-        worst=None if largest is None else gradient_reach(at, largest, threshold),
+        worst=None if largest is None else _gradient_reach(at, largest, threshold),
         log_total_gradient=total,
         exponent=exponent,
         threshold=threshold,
     )
-
-
-def _check_threshold(threshold: float) -> None:
-    if not 0 < threshold < 1:
-        raise InvalidOptionError(
-            f"threshold={threshold!r} must lie between 0 and 1: a gradient has vanished where its "
-            "norm is below it, relative to lag 0, and exploded where it is above its inverse"
-        )
 
 
 def _checked_lags(lags: Sequence[int] | None, steps: int) -> list[int]:
@@ -266,8 +224,8 @@ def _last_error(errors: Float[Tensor, "T B n"]) -> Float[Tensor, "B n 1"]:
     if missing:
         raise InvalidOptionError(
             f"∂L/∂h_T is zero for trajectories {missing}: the loss does not depend on their last "
-            "state, so there is no error to carry back from it; end the inputs at the last step "
-            "that the loss depends on, and leave out trajectories without any"
+            "state, so that there is no error to carry back; end the inputs at the last step that "
+            "the loss depends on, and leave out trajectories that it does not depend on"
         )
     return last.unsqueeze(-1)
 
@@ -279,7 +237,7 @@ def _carried_back(
     *,
     spectral_norm: bool,
 ) -> tuple[Float[Tensor, "S B m"], Float[Tensor, "S B"] | None]:
-    """Return the log norms of covectors at each lag, and those of the whole product."""
+    """Return the log norms of covectors at each lag, and the log spectral norms of the product."""
     count, size = vectors.shape[-1], trajectory.size
     identity = torch.eye(size, size if spectral_norm else 0).to(vectors)
     start = torch.cat([vectors, identity.expand(trajectory.batch, -1, -1)], dim=-1)
@@ -301,7 +259,7 @@ def _carried_back(
 def log_total_gradient(
     trajectory: Linearisation, errors: Float[Tensor, "T B n"]
 ) -> Float[Tensor, "T_plus_1 B"]:
-    """Return log ‖dL/dh_t‖ for t = 0 … T, from what the loss depends on directly, ∂L/∂h_t."""
+    """Return log ‖dL/dh_t‖ for t = 0 … T, from the direct gradients ∂L/∂h_t of `loss_gradient`."""
     carried = ScaledColumns.of(errors[-1].unsqueeze(-1))
     norms = [carried.log_norms()]
     for step in reversed(range(trajectory.steps)):
@@ -312,8 +270,46 @@ def log_total_gradient(
     return torch.stack(norms[::-1]).squeeze(-1)
 
 
+def _gradient_reach(
+    lags: Int[Tensor, "S"], log_norm: Float[Tensor, "S B"], threshold: float
+) -> GradientReach:
+    """Find where the log norms at ascending lags cross the threshold, and their slope.
+
+    >>> lags = torch.arange(5)
+    >>> reach = _gradient_reach(lags, -2.0 * lags.unsqueeze(1), threshold=0.01)
+    >>> reach.vanishing_lag.item(), reach.exploding_lag.item(), round(reach.slope.item(), 6)
+    (3.0, inf, -2.0)
+    """
+    bound = math.log(threshold)
+    # From lag s on all norms are below where the cumulative product from the end is still 1.
+    stays_below = (log_norm < bound).flip(0).to(torch.int8).cumprod(dim=0).flip(0).bool()
+    return GradientReach(
+        log_norm=log_norm,
+        vanishing_lag=_first(lags, stays_below),
+        exploding_lag=_first(lags, log_norm > -bound),
+        slope=_tail_slope(lags, log_norm),
+    )
+
+
+def _first(lags: Int[Tensor, "S"], reached: Bool[Tensor, "S B"]) -> Float[Tensor, "B"]:
+    first = lags[reached.to(torch.int8).argmax(dim=0)].double()
+    return torch.where(reached.any(dim=0), first, torch.inf)
+
+
+def _tail_slope(lags: Int[Tensor, "S"], log_norm: Float[Tensor, "S B"]) -> Float[Tensor, "B"]:
+    tail = lags >= lags[-1] / 2
+    x, y = lags[tail].double(), log_norm[tail]
+    if len(x) == 1:
+        # At lag 0 the log norm is 0.
+        x, y = torch.cat([torch.zeros_like(x), x]), torch.cat([torch.zeros_like(y), y])
+    vanished = y.isneginf().any(dim=0)
+    x = (x - x.mean()).unsqueeze(-1)
+    slope = (x * y.masked_fill(vanished, 0.0)).sum(dim=0) / x.square().sum()
+    return slope.masked_fill(vanished, -torch.inf)
+
+
 def _largest_exponent(trajectory: Linearisation) -> Float[Tensor, "B"]:
-    """Return the growth of a random vector in nats per step, after a tenth of them."""
+    """Return the growth rate of a random vector in nats per step, after a tenth of the steps."""
     vector = ScaledColumns.of(_random_covectors(trajectory, 1, None))
     transient = trajectory.steps // 10
     log_norm_at_first = vector.log_norms()
@@ -327,7 +323,7 @@ def _largest_exponent(trajectory: Linearisation) -> Float[Tensor, "B"]:
 
 
 def _quartiles(log_norms: Float[Tensor, "S B k"]) -> Float[Tensor, "2 S B"]:
-    # Nearest ranks, for between −inf and −inf interpolation has no answer.
+    # Nearest ranks: interpolation between −inf and −inf would be NaN.
     ascending = log_norms.sort(dim=-1).values
     last = log_norms.shape[-1] - 1
     return torch.stack([ascending[..., round(share * last)] for share in (0.25, 0.75)])

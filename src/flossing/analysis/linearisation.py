@@ -1,4 +1,4 @@
-"""A trajectory with its tangent map, without gradients: what every analysis starts from."""
+"""A trajectory with its tangent map, without gradients: the common first step of all analyses."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,12 @@ from flossing.systems.trajectory import check_finite, trajectory
 
 @dataclass(frozen=True)
 class Linearisation:
-    """The states of B trajectories and how tangent vectors move along them.
+    """The states of B trajectories and their tangent map.
 
     Attributes:
-        problem: the map with its inputs, checked; its steps include the transient.
+        problem: the validated map with its inputs; its steps include the transient.
         states: the flat states before the first step and after each one, [T+1, B, S].
-        tangent: the Jacobians J_t of the T steps, by what they do to vectors.
+        tangent: the Jacobians J_t of the T steps, as linear maps.
     """
 
     problem: DrivenMap
@@ -64,22 +64,16 @@ def linearise(
 ) -> Linearisation:
     """Run a system and linearise it at every step after a transient.
 
-    Args:
-        system: see `flossing.lyapunov_spectrum`.
-        inputs: see there; sequences must be equally long.
-        state: see there.
-        steps: see there.
-        layer: see there.
-        dtype: see there.
-        state_transient: so many first steps only bring the state to where the analysis starts.
-        exponents: how many tangent vectors will go through the Jacobians at a time; `None` for n.
+    Arguments are those of `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+    `exponents` is the number of tangent vectors that will be multiplied at a time, `None` for n:
+    it decides whether explicit Jacobians of a custom cell pay.
 
     Raises:
         UnsupportedSystemError: the system has no single deterministic forward map.
-        InvalidInputError: bad inputs, sequences of different lengths, or none left after the
-            transient.
-        InvalidStateError: a bad initial state.
-        InvalidOptionError: an option outside what it may be.
+        InvalidInputError: invalid inputs, sequences of different lengths, or no steps left after
+            the transient.
+        InvalidStateError: an invalid initial state.
+        InvalidOptionError: an option has an invalid value.
         NonFiniteError: the trajectory diverges.
     """
     with torch.inference_mode(False), torch.no_grad():
@@ -92,8 +86,14 @@ def linearise(
             dtype=dtype,
             state_transient=state_transient,
         )
+        start, stop = state_transient, problem.steps
         with torch.autocast(problem.state.device.type, enabled=False):
-            return _linearise(problem, state_transient, exponents or problem.tangent_size)
+            states = trajectory(problem, problem.state, 0, stop, "detach")[start:]
+            check_finite(states, start)
+            tangent = problem.recurrence.tangent(
+                problem.inputs_from(start, stop), states[:-1], exponents or problem.tangent_size
+            )
+    return Linearisation(problem, states, tangent)
 
 
 def analysed_map(
@@ -106,17 +106,17 @@ def analysed_map(
     dtype: torch.dtype | None,
     state_transient: int,
 ) -> DrivenMap:
-    """Check a system that is to be analysed after a transient, the same steps in each trajectory.
+    """Validate a system whose trajectories all have the same number of steps and some transient.
 
     Raises:
-        FlossingError: what `linearise` raises, except for a trajectory that diverges.
+        FlossingError: as `linearise`, except for a trajectory that diverges.
     """
     problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
     require_integer("state_transient", state_transient, at_least=0)
     if min(problem.lengths) != problem.steps:
         raise InvalidInputError(
             f"the sequences have different lengths, from {min(problem.lengths)} to "
-            f"{problem.steps} steps: analyse those of one length at a time"
+            f"{problem.steps} steps: analyse sequences of one length at a time"
         )
     if state_transient >= problem.steps:
         raise InvalidInputError(
@@ -124,11 +124,3 @@ def analysed_map(
             f"state_transient={state_transient}: pass a longer sequence or a smaller transient"
         )
     return problem
-
-
-def _linearise(problem: DrivenMap, start: int, exponents: int) -> Linearisation:
-    stop = problem.steps
-    states = trajectory(problem, problem.state, 0, stop, "detach")[start:]
-    check_finite(states, start)
-    tangent = problem.recurrence.tangent(problem.inputs_from(start, stop), states[:-1], exponents)
-    return Linearisation(problem, states, tangent)

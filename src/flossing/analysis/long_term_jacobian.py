@@ -1,9 +1,8 @@
-"""`long_term_jacobian`: how a perturbation or an error signal is stretched over many steps."""
+"""`long_term_jacobian`: how unequally perturbations and error signals grow over many steps."""
 
 import math
 import warnings
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -32,9 +31,9 @@ class LongTermJacobian:
 
     Attributes:
         horizons: (S,), numbers of steps s.
-        origins: (O,), numbers τ of steps done before each product, from the start of the sequence.
-        log_singular_values: (S, O, B, k), in nats and descending order; −inf for zero. In double
-            precision.
+        origins: (O,), numbers τ of steps before each product, from the start of the sequence.
+        log_singular_values: (S, O, B, k), in nats, in descending order and double precision; −inf
+            for zero.
         exponents: (B, k), Lyapunov exponents along the whole sequence, in nats per step.
     """
 
@@ -50,43 +49,25 @@ class LongTermJacobian:
 
     @property
     def predicted_log10_condition(self) -> Float[Tensor, "S B"]:
-        """log₁₀ exp((λ_1 − λ_k) s), what the exponents let expect.
+        """log₁₀ exp((λ_1 − λ_k) s), as the exponents predict.
 
-        The slope is that of long horizons; singular values differ from it by what stays bounded,
-        or grows as √s, while s grows.
+        Exact asymptotically: singular values differ from it by terms that stay bounded or grow
+        like √s.
         """
         slope = _log10_ratio(self.exponents.double().cpu())
         return self.horizons.double().unsqueeze(-1) * slope
 
     @property
     def log10_condition_quartiles(self) -> Float[Tensor, "3 S"]:
-        """Lower quartile, median and upper quartile of `log10_condition`.
-
-        Over origins and trajectories together.
-        """
-        return quartiles(self.log10_condition.flatten(1))
+        """Quartiles of `log10_condition` over origins and trajectories: lower, median, upper."""
+        return _quartiles(self.log10_condition.flatten(1))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the condition number by horizon; see `flossing.plots.plot_condition_number`."""
+        # At call time only, as of every result: see `LyapunovSpectrum.plot`.
         from flossing.plots import plot_condition_number
 
         return plot_condition_number(self, ax=ax)
-
-
-def quartiles(values: Float[Tensor, "S R"]) -> Float[Tensor, "3 S"]:
-    """Return lower quartile, median and upper quartile of every row, which may hold +∞.
-
-    What lies between a finite and an infinite value is infinite.
-
-    >>> quartiles(torch.tensor([[1.0, 2.0, 3.0, 4.0, torch.inf]])).flatten()
-    tensor([2., 3., 4.])
-    >>> quartiles(torch.tensor([[1.0, 2.0, 3.0, torch.inf]])).flatten()
-    tensor([1.7500, 2.5000,    inf])
-    """
-    shares = torch.tensor([0.25, 0.5, 0.75], dtype=values.dtype)
-    above = torch.quantile(values, shares, dim=1, interpolation="higher")
-    between = torch.quantile(values.nan_to_num(), shares, dim=1)
-    return torch.where(above.isinf(), above, between)
 
 
 def long_term_jacobian(
@@ -104,54 +85,53 @@ def long_term_jacobian(
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
 ) -> LongTermJacobian:
-    r"""Singular values and condition number of the long-term Jacobian, by horizon.
+    r"""Compute singular values and condition number of the long-term Jacobian, by horizon.
 
     .. math:: T_s(\tau) = \frac{\partial h_{\tau+s}}{\partial h_\tau} = J_{\tau+s} \cdots J_{\tau+1}
 
-    carries perturbations forward and, transposed, error signals back over s steps; its condition
-    number κ = σ_1/σ_k says how unequally, and grows about as exp((λ_1 − λ_k) s), which bounds how
-    far back errors can be assigned (Engelken, NeurIPS 2023). Any horizon will do: the product is
-    kept as an orthonormal frame, logarithms of scales and a well conditioned rest, never
-    multiplied out, and its singular values come from one-sided Jacobi rotations, all of them to
-    high relative accuracy (see `flossing.analysis.numerics.graded_product`).
+    carries perturbations forward and, transposed, error signals back over s steps. Its condition
+    number κ = σ_1/σ_k measures how unequally; it grows about as exp((λ_1 − λ_k) s), which limits
+    how far back errors can be assigned (Engelken, NeurIPS 2023). Horizons may be arbitrarily long:
+    the product is represented by an orthonormal frame, logarithms of scales and a well conditioned
+    factor, and never multiplied out. One-sided Jacobi rotations then give all of its singular
+    values to high relative accuracy (see docs/mathematics.md, Graded products).
 
-    For k < n, T is restricted to the subspace that k tangent vectors span which were carried
-    along from the state transient on and orthonormalised at every step, those that
-    `lyapunov_spectrum` has at τ. Their span is where k vectors end up whatever they were at
-    first, so that T stretches its k-volume by what the first k exponents count: the sum of
-    `log_singular_values` is that growth exactly. A random subspace would only turn towards it
-    during the first steps of the product. The k largest singular values of all of T are not
-    smaller; the n − k others belong to directions that were not flossed, and say nothing about
-    the k.
+    For k < n, T is restricted to a subspace of k dimensions: the span of k tangent vectors that
+    are carried along from the state transient on and orthonormalised at every step, as in
+    `lyapunov_spectrum`. It no longer depends on the initial vectors, and T stretches its k-volume
+    by the growth that the first k exponents count, which is exactly the sum of
+    `log_singular_values`. A random subspace would first have to align. The k largest singular
+    values of the unrestricted T are not smaller; the n − k others belong to directions outside of
+    the k that are flossed.
 
     Args:
-        system: see `lyapunov_spectrum`.
-        inputs: see there; sequences must be equally long.
-        state: see there.
+        system: as in `flossing.lyapunov_spectrum`.
+        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        state: as in `flossing.lyapunov_spectrum`.
         horizons: increasing numbers of steps s. `None`: 1, 2, 3, 4, 6, 8, 12, 16, … up to half of
             the steps after the transients.
-        k: how many singular values; `None` for all n.
-        origins: the numbers of steps τ, counted from the start of the sequence, after which
-            products begin, increasing; or how many of them to draw at random among those that
-            leave room for the longest horizon (all, if they are fewer).
-        steps: see there.
-        state_transient: so many first steps move the state only.
-        frame_transient: so many further steps align the frame; no origin lies before. `None`: for
-            k < n a tenth of the rest, as in `lyapunov_spectrum`, otherwise none.
-        layer: see there.
-        dtype: precision of the trajectory and of the entries of single Jacobians, as there; what
-            is computed from them is in double precision always.
-        generator: for the first frame and the origins; `None` for a fixed seed.
+        k: number of singular values; `None` for all n.
+        origins: increasing numbers of steps τ, counted from the start of the sequence, after which
+            products begin; or how many to draw at random among those that leave room for the
+            longest horizon (all, if there are fewer).
+        steps: as in `flossing.lyapunov_spectrum`.
+        state_transient: number of first steps before the analysis starts.
+        frame_transient: number of further steps that align the frame, before the first origin.
+            `None`: for k < n a tenth of the rest, as in `lyapunov_spectrum`, otherwise none.
+        layer: as in `flossing.lyapunov_spectrum`.
+        dtype: precision of the trajectory and of the entries of single Jacobians; everything
+            computed from them is in double precision.
+        generator: of the first frame and the origins; `None` for a fixed seed.
 
     Returns:
-        Singular values by horizon, origin and trajectory, with the exponents to compare.
+        Singular values by horizon, origin and trajectory, with the exponents for comparison.
 
     Raises:
         UnsupportedSystemError: the system has no single deterministic forward map.
-        InvalidInputError: bad inputs, or too few steps for the transients and horizons.
-        InvalidStateError: a bad initial state.
-        InvalidOptionError: an option outside what it may be.
-        NonFiniteError: the trajectory or its Jacobians leave the finite numbers.
+        InvalidInputError: invalid inputs, or too few steps for the transients and horizons.
+        InvalidStateError: an invalid initial state.
+        InvalidOptionError: an option has an invalid value.
+        NonFiniteError: the trajectory or its Jacobians are infinite or NaN.
 
     Warns:
         LostRankWarning: Jacobians are singular, so that singular values are zero.
@@ -167,6 +147,7 @@ def long_term_jacobian(
         >>> bool((median > 0.5 * result.predicted_log10_condition.squeeze(1)).all())
         True
     """
+    count = None if k is None else require_integer("k", k, at_least=1)
     line = linearise(
         system,
         inputs,
@@ -175,19 +156,23 @@ def long_term_jacobian(
         layer=layer,
         dtype=dtype,
         state_transient=state_transient,
-        exponents=None if k is None else require_integer("k", k, at_least=1),
+        exponents=count,
     )
-    count = line.size if k is None else require_integer("k", k, at_least=1, at_most=line.size)
+    if count is None:
+        count = line.size
+    require_integer("k", count, at_least=1, at_most=line.size)
     generator = generator or torch.Generator().manual_seed(0)
     frame = _random_frame(line, count, generator)
     aligned = line.steps // 10 if frame_transient is None else frame_transient
     require_integer("frame_transient", aligned, at_least=0)
-    # Of the whole space any basis will do.
+    # For k = n any frame spans the whole space, and none needs to be aligned.
     first = aligned if count < line.size or frame_transient is not None else 0
-    lengths = _horizons(horizons, line.steps - first)
+    lengths = _checked_horizons(horizons, line.steps - first)
     last = line.steps - lengths[-1]
-    starts = _origins(origins, state_transient + first, state_transient + last, generator)
-    with _warnings_of_lost_rank_ignored(), torch.no_grad():
+    starts = _checked_origins(origins, state_transient + first, state_transient + last, generator)
+    with warnings.catch_warnings(), torch.no_grad():
+        # One warning about singular values and exponents together follows below.
+        warnings.simplefilter("ignore", LostRankWarning)
         spectrum = lyapunov_spectrum(
             system,
             inputs,
@@ -213,7 +198,7 @@ def long_term_jacobian(
 
 @dataclass(frozen=True)
 class _DoubleJacobians:
-    """The Jacobians of a trajectory as the numbers that they are, applied in double precision."""
+    """The Jacobians of a trajectory, with the entries that they have, in double precision."""
 
     line: Linearisation
 
@@ -251,10 +236,10 @@ def _random_frame(
 def _frames(
     jacobians: _DoubleJacobians, frame: Float[Tensor, "B n k"], starts: list[int]
 ) -> Iterator[Float[Tensor, "B n k"]]:
-    """Give the frame at each start, carried along from the first step on."""
+    """Yield the frame at each start, carried along from the first step on."""
     done = 0
     for start in starts:
-        # The vectors of a whole space need not be carried along: they span it anyway.
+        # Frames of the whole space need not be carried along.
         for step in range(done, start if frame.shape[-1] < frame.shape[-2] else done):
             frame, _ = qr(jacobians.push(step, frame))
         done = start
@@ -274,17 +259,25 @@ def _by_horizon(
     return torch.stack(values)
 
 
-def _horizons(horizons: Sequence[int] | None, room: int) -> list[int]:
+def geometric_horizons(longest: int) -> list[int]:
+    """Return the powers of two and three times these up to the longest: two to each octave.
+
+    Example:
+        >>> geometric_horizons(20)
+        [1, 2, 3, 4, 6, 8, 12, 16]
+    """
+    grid = {factor << power for power in range(longest.bit_length()) for factor in (1, 3)}
+    return sorted(horizon for horizon in grid if horizon <= longest)
+
+
+def _checked_horizons(horizons: Sequence[int] | None, room: int) -> list[int]:
     if room < 1:
         raise InvalidInputError(
             "the transients leave no steps for a product of Jacobians: pass a longer sequence or "
             "smaller transients"
         )
     if horizons is None:
-        ladder = sorted(
-            {factor << power for power in range(room.bit_length()) for factor in (1, 3)}
-        )
-        return [horizon for horizon in ladder if horizon <= max(1, room // 2)]
+        return geometric_horizons(max(1, room // 2))
     result = _increasing("horizons", horizons, at_least=1)
     if result[-1] > room:
         raise InvalidInputError(
@@ -294,7 +287,7 @@ def _horizons(horizons: Sequence[int] | None, room: int) -> list[int]:
     return result
 
 
-def _origins(
+def _checked_origins(
     origins: int | Sequence[int], first: int, last: int, generator: torch.Generator
 ) -> list[int]:
     if isinstance(origins, int):
@@ -304,8 +297,8 @@ def _origins(
     result = _increasing("origins", origins, at_least=0)
     if result[0] < first or result[-1] > last:
         raise InvalidInputError(
-            f"origins are from {result[0]} to {result[-1]}; the transients and the longest horizon "
-            f"leave those from {first} to {last}: pass others, a longer sequence, smaller "
+            f"origins are from {result[0]} to {result[-1]}, but the transients and the longest "
+            f"horizon leave those from {first} to {last}: pass others, a longer sequence, smaller "
             "transients (state_transient, frame_transient) or shorter horizons"
         )
     return result
@@ -320,17 +313,25 @@ def _increasing(name: str, values: Sequence[int], *, at_least: int) -> list[int]
     return result
 
 
+def _quartiles(values: Float[Tensor, "S R"]) -> Float[Tensor, "3 S"]:
+    """Return lower quartile, median and upper quartile of every row, which may contain +∞.
+
+    >>> _quartiles(torch.tensor([[1.0, 2.0, 3.0, 4.0, torch.inf]])).flatten()
+    tensor([2., 3., 4.])
+    >>> _quartiles(torch.tensor([[1.0, 2.0, 3.0, torch.inf]])).flatten()
+    tensor([1.7500, 2.5000,    inf])
+    """
+    shares = torch.tensor([0.25, 0.5, 0.75], dtype=values.dtype)
+    # `torch.quantile` gives NaN between a finite and an infinite value, where +∞ is meant.
+    above = torch.quantile(values, shares, dim=1, interpolation="higher")
+    between = torch.quantile(values.nan_to_num(), shares, dim=1)
+    return torch.where(above.isinf(), above, between)
+
+
 def _log10_ratio(logs: Float[Tensor, "*leading k"]) -> Float[Tensor, "*leading"]:
-    """Return log₁₀ of the ratio of the first to the last, infinite where that is zero."""
+    """Return log₁₀ of the ratio of the first to the last value; infinite where the last is zero."""
     ratio = (logs[..., 0] - logs[..., -1]) / math.log(10)
     return torch.where(logs[..., -1].isneginf(), torch.inf, ratio)
-
-
-@contextmanager
-def _warnings_of_lost_rank_ignored() -> Generator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LostRankWarning)
-        yield
 
 
 def _warn_of_lost_rank(values: Float[Tensor, "S O B k"], exponents: Float[Tensor, "B k"]) -> None:
@@ -339,7 +340,7 @@ def _warn_of_lost_rank(values: Float[Tensor, "S O B k"], exponents: Float[Tensor
         found = (
             f"up to {lost} of {values.shape[-1]} singular values are zero"
             if lost
-            else (f"in {exponents.dtype} exponents are −inf, though no singular value is zero")
+            else f"exponents are −inf in {exponents.dtype}, though no singular value is zero"
         )
         warnings.warn(
             f"the Jacobians lose rank: {found}; choose a smaller k, or compute with "

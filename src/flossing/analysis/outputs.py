@@ -1,4 +1,4 @@
-"""What a user's loss sees of a trajectory, and its gradient with respect to the states."""
+"""The outputs that a loss is a function of, and its gradient with respect to the states."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -15,16 +15,16 @@ from flossing.systems.recurrence import DrivenMap, System
 from flossing.systems.stock import StockRecurrence
 
 Loss = Callable[[Any], Any]
-"""Outputs of all steps, as `outputs` lays them out, to a scalar tensor."""
+"""Maps the outputs of all steps, in the layout of `outputs`, to a scalar tensor."""
 
 
 def outputs(system: System, problem: DrivenMap, states: Float[Tensor, "T B S"]) -> Any:
-    """Return the outputs of all steps, laid out as the system itself would.
+    """Return the outputs of all steps in the layout of the system itself.
 
-    Of a stock module that is its first result, (T, B, N), or (B, T, N) where it is `batch_first`:
-    the hidden states of the topmost layer, or of the one that the problem is about. Of a cell it
-    is h after every step, and of a callable its state, each tensor with a first dimension of T.
-    Without a batch dimension in the inputs there is none here.
+    For a stock module its first result, (T, B, N), or (B, T, N) if it is `batch_first`: the hidden
+    states of the last layer, or of the selected one. For a cell h after every step, and for a
+    callable its state, each tensor with a first dimension of T. There is a batch dimension only if
+    the inputs have one.
     """
     rows = problem.recurrence.unpack(states.flatten(0, 1), batched=True)
     if isinstance(problem.recurrence, StockRecurrence):
@@ -39,11 +39,11 @@ def outputs(system: System, problem: DrivenMap, states: Float[Tensor, "T B S"]) 
 
 
 def loss_value(loss: Loss, seen: Any) -> Float[Tensor, ""]:
-    """Return the loss of the outputs that it is to see.
+    """Return the loss of the outputs `seen`.
 
     Raises:
-        InvalidOptionError: it is not a scalar, or does not depend on them.
-        NonFiniteError: it is infinite or NaN.
+        InvalidOptionError: the loss is not a scalar, or does not depend on the outputs.
+        NonFiniteError: the loss is infinite or NaN.
     """
     value: object = loss(seen)
     if not isinstance(value, Tensor) or value.numel() != 1:
@@ -53,8 +53,8 @@ def loss_value(loss: Loss, seen: Any) -> Float[Tensor, ""]:
         )
     if not value.requires_grad:
         raise InvalidOptionError(
-            "the loss does not depend on the outputs as far as autograd can see: compute it from "
-            "the argument that it gets, without detach or torch.no_grad"
+            "autograd finds no dependence of the loss on the outputs: compute it from its "
+            "argument, without detach or torch.no_grad"
         )
     if not bool(value.isfinite()):
         raise NonFiniteError(f"the loss is {value.item()}: it has no gradient")
@@ -64,11 +64,11 @@ def loss_value(loss: Loss, seen: Any) -> Float[Tensor, ""]:
 def loss_gradient(
     system: System, linearisation: Linearisation, loss: Loss
 ) -> Float[Tensor, "T B n"]:
-    """Return ∂L/∂h_t for every step t: what the loss depends on directly, not through later states.
+    """Return ∂L/∂h_t for every step t: the direct dependence, not that through later states.
 
     Raises:
         InvalidOptionError: the loss is not a scalar, or does not depend on the outputs.
-        NonFiniteError: it or its gradient is infinite or NaN.
+        NonFiniteError: the loss or its gradient is infinite or NaN.
     """
     problem = linearisation.problem
     with torch.enable_grad():

@@ -1,14 +1,20 @@
-"""The backward scan: the adjoint of the forward scan, and the gradients of the tangent map."""
+"""The backward scan: the adjoint of the forward scan, and the gradients of the tangent map.
+
+See docs/mathematics.md, The adjoint scan and Gradients of gated maps.
+"""
 
 from typing import Any, NamedTuple
 
 from numba import prange
 from numba.extending import overload
 
-from flossing.compiled.compiler import TILE, part, serial_and_parallel, unchecked
+from flossing.compiled.compiler import TILE, inlined, serial_and_parallel, unchecked
 from flossing.compiled.products import FULL, LOWER, multiply, solve, transpose
 from flossing.compiled.tangents import is_gated, pull, share
 
+# Rows of the correction, a triangle, that are one product: with entries up to the diagonal of the
+# last of them, so the fewer rows, the fewer entries above the diagonal are computed in vain, and
+# the more evenly threads share; 16 are still whole tiles, on every processor.
 _CHUNK = 16
 _VECTOR_BYTES = TILE.vector_bytes
 
@@ -63,24 +69,33 @@ def _scan(
         columns: work space [threads, n, k].
         corrections: work space [B, k, k].
     """
+    # With G = ∂L/∂Q before a boundary V = Q R, and C = QᵀG, at the boundary
+    #   G ← (G − Q (triu(C) − diag w)) R^{-T}.
+    # Frames and adjoints are stored transposed, as rows Qᵀ and Gᵀ, and Rᵀ is a lower triangle. The
+    # transpose of the recursion is
+    #   K = tril(Gᵀ Q) − diag w,    Gᵀ ← R^{-1} (Gᵀ − K Qᵀ),
+    # with K the correction. Of K every row needs the whole of its row of Gᵀ; of the second part
+    # every column can be solved alone, but needs all of K. Hence two parallel loops, a barrier
+    # between them, then a third for the steps G ← J_tᵀ G of the interval, row by row.
     boundaries, trajectories, vectors = weights.shape
     threads = len(columns)
-    # Where there are fewer trajectories than threads, several threads share a trajectory.
-    parts = max(1, threads // trajectories)
+    # Where there are fewer trajectories than threads, a team of threads shares a trajectory: the
+    # rows of K, then the columns of G.
+    team = max(1, threads // trajectories)
     for boundary in range(boundaries - 1, -1, -1):
         end = frames.ends[boundary]
         start = frames.ends[boundary - 1] if boundary else 0
         for thread in prange(threads):
-            for trajectory in range(thread // parts, trajectories, threads // parts):
+            for trajectory in range(thread // team, trajectories, threads // team):
                 _correct(
                     frames, size, boundary, trajectory, weights, covectors, columns[thread],
-                    corrections[trajectory], thread % parts, parts,
+                    corrections[trajectory], thread % team, team,
                 )  # fmt: skip
         for thread in prange(threads):
-            for trajectory in range(thread // parts, trajectories, threads // parts):
+            for trajectory in range(thread // team, trajectories, threads // team):
                 _through_factor(
                     frames, boundary, trajectory, covectors, corrections[trajectory],
-                    thread % parts, parts,
+                    thread % team, team,
                 )  # fmt: skip
         for thread in prange(threads):
             own = share(thread, threads, trajectories, vectors)
@@ -91,7 +106,7 @@ def _scan(
 scan_backward, scan_backward_parallel = serial_and_parallel(_scan)
 
 
-@part
+@inlined
 def _correct(
     frames: Any,
     size: int,
@@ -101,17 +116,19 @@ def _correct(
     covectors: Any,
     columns: Any,
     correction: Any,
-    part_number: int,
-    parts: int,
+    member: int,
+    team: int,
 ) -> None:
-    """Fill in some rows of the correction (triu(QᵀG) − diag(w))ᵀ of one trajectory."""
+    """Fill in a member's rows of the correction K = tril(Gᵀ Q) − diag w of one trajectory."""
     count = weights.shape[2]
     rows = slice(trajectory * count, (trajectory + 1) * count)
     frame, target = frames.rows[frames.ends[boundary], rows], covectors[rows]
+    # Q itself, as the right factor of a product. Each member of a team transposes it for itself,
+    # which costs n k beside the n k² of the product and saves a barrier.
     transpose(frame, count, size, columns)
     chunks = (count + _CHUNK - 1) // _CHUNK
-    # Dealt out in turns, for later ones are longer.
-    for chunk in range(part_number, chunks, parts):
+    # Dealt out in turn, for later ones are longer.
+    for chunk in range(member, chunks, team):
         start, stop = chunk * _CHUNK, min(count, (chunk + 1) * _CHUNK)
         multiply(
             target[start:stop], False, FULL, stop - start, size, columns, 0,
@@ -119,32 +136,36 @@ def _correct(
         )  # fmt: skip
         for row in range(start, stop):
             correction[row, row] -= weights[boundary, trajectory, row]
+            # The strict upper triangle of K, which in exact arithmetic is not zero, is no part of
+            # the recursion; products with a lower triangle read some of it.
             for column in range(row + 1, count):
                 correction[row, column] = 0
 
 
-@part
+@inlined
 def _through_factor(
     frames: Any,
     boundary: int,
     trajectory: int,
     covectors: Any,
     correction: Any,
-    part_number: int,
-    parts: int,
+    member: int,
+    team: int,
 ) -> None:
-    """G ← (G − Q correctionᵀ) R^{-T} for some of the n entries of one trajectory's covectors."""
+    """Take Gᵀ ← R^{-1} (Gᵀ − K Qᵀ) for a member's columns of one trajectory's rows Gᵀ."""
     count = frames.diagonals.shape[2]
     rows = slice(trajectory * count, (trajectory + 1) * count)
     frame, target = frames.rows[frames.ends[boundary], rows], covectors[rows]
+    # The columns in whole vector registers, [first, first + length).
     lanes = _VECTOR_BYTES // target.itemsize
     vectors = target.shape[1] // lanes
-    first = part_number * vectors // parts * lanes
-    length = (part_number + 1) * vectors // parts * lanes - first
+    first = member * vectors // team * lanes
+    length = (member + 1) * vectors // team * lanes - first
     multiply(
         correction, False, LOWER, count, count, frame, first, target, first, length, -1.0, True
     )
     solve(frames.triangles[boundary, trajectory], target, first, length)
+    # A vector that lost rank was replaced, and does not depend on the one before.
     for row in range(count):
         if frames.diagonals[boundary, trajectory, row] == 0:
             own = target[row][first : first + length]
@@ -155,7 +176,7 @@ def _through_factor(
 def step_back(
     tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
 ) -> None:
-    """Replace G, the adjoint of J_t V_{t-1}, by J_tᵀ G, and add what it contributes to gradients.
+    """Replace G, the adjoint of J_t V_{t-1}, by J_tᵀ G, and add to the gradients.
 
     Steps come in descending order down to zero. `vectors` are V_{t-1}.
     """
@@ -182,6 +203,7 @@ def _step_back_dense(
     vectors: Any,  # noqa: ARG001
     covectors: Any,
 ) -> None:
+    # Ā_t = G, of which ∂L/∂J_t = Ā_t V_{t-1}ᵀ: left to one batched product for all steps.
     for row in range(share.first, share.last):
         for column in range(covectors.shape[1]):
             gradient.adjoint[step, row, column] = covectors[row, column]
@@ -191,17 +213,22 @@ def _step_back_dense(
 def _step_back_gated(
     tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
 ) -> None:
+    # In this order: the coefficients need G as it arrives, `pull` overwrites it and leaves Cᵀ G in
+    # the work space of the map, and the gradient of W needs that.
     if gradient.wanted:
         _add_coefficients(tangent, gradient, step, share, vectors, covectors)
     pull(tangent, step, share, covectors)
     _add_weight(tangent, gradient, share, vectors, step == 0)
 
 
-@part
+@inlined
 def _add_coefficients(
     tangent: Any, gradient: Any, step: Any, share: Any, vectors: Any, covectors: Any
 ) -> None:
-    """∂L/∂c = Σ_k g · (W V), ∂L/∂a = Σ_k g · V, entry by entry."""
+    """Add to the gradients of C and A of one step."""
+    # dL = Σ_rows gᵀ (dC W v + dA v), so for every unit, with z = W v kept from the forward scan,
+    #   ∂L/∂C_iγ = Σ_j g_i z_γ,    ∂L/∂A_il = Σ_j g_i v_l,
+    # summed over the k rows j of a trajectory. Threads that share a trajectory add to copies.
     copy = share.thread % len(gradient.coefficients)
     of_coefficients, of_diagonal = gradient.coefficients[copy, step], gradient.diagonal[copy, step]
     currents = tangent.currents[step]
@@ -221,9 +248,12 @@ def _add_coefficients(
                     of_diagonal[trajectory, block, other, unit] += product
 
 
-@part
+@inlined
 def _add_weight(tangent: Any, gradient: Any, share: Any, vectors: Any, last: bool) -> None:
-    """∂L/∂W = Σ (Cᵀ G) Vᵀ: collected, and multiplied once there are enough rows."""
+    """Add to the gradient of W, now or once enough rows are collected."""
+    # dL = Σ_rows (Cᵀ g)ᵀ dW v, so ∂L/∂W = Σ_t Σ_rows (Cᵀ g) vᵀ, over all steps. One step's rows may
+    # be as few as k = 1, for m·N·N entries of W to be read and written. So the two factors of
+    # several steps are collected as rows of two matrices, whose product is one of greater depth.
     thread, start = share.thread, share.first
     rows = share.last - start
     gates, inputs = gradient.gates[thread], gradient.inputs[thread]
@@ -236,6 +266,7 @@ def _add_weight(tangent: Any, gradient: Any, share: Any, vectors: Any, last: boo
         for column in range(units):
             inputs[filled + row, column] = vectors[start + row, column]
     filled += rows
+    # Full where the next step's rows, as many as this one's, would not fit.
     if last or filled + rows > len(gates):
         multiply(gates, True, FULL, outputs, filled, inputs, 0, weight, 0, units, 1.0, True)
         filled = 0

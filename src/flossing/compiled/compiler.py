@@ -1,6 +1,9 @@
 # Numba and llvmlite are untyped, and what they decorate takes other arguments than it declares.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
-"""How the loops are compiled, and the tile of a matrix product that this processor likes best."""
+"""How functions are compiled, cached and run in threads, and the tile of this processor.
+
+See docs/mathematics.md, Products over register tiles.
+"""
 
 import hashlib
 import inspect
@@ -22,8 +25,10 @@ from torch import Tensor
 
 from flossing.support.torch_typed import unflatten
 
-_PARALLEL_WORK = 1 << 19
-"""Multiplications in a step that are worth a second thread."""
+PARALLEL_WORK = 1 << 19
+"""Multiplications per step from which on several threads share it; tests may set it to zero."""
+# One core takes some 10 µs for as many, at 50 per nanosecond in single precision. To start and join
+# threads takes some 3 µs, more where they have to wake up first, and at every boundary.
 
 
 def numpy_dtype(tensor: Tensor) -> np.dtype[Any]:
@@ -36,14 +41,19 @@ def packed(matrix: Tensor) -> Any:
     columns = matrix.shape[1]
     width = TILE.vectors * TILE.lanes(numpy_dtype(matrix))
     panels = -(-columns // width)
+    # A tile walks down the rows of R within its own columns. In a panel these lie one after the
+    # other, one stream that the processor prefetches; in R itself each would be a row length
+    # apart, and row lengths that are powers of two share few sets of the cache. Packing costs one
+    # pass over R, once a scan, and every step profits.
     whole = torch.nn.functional.pad(matrix.detach(), (0, panels * width - columns))
     return unflatten(whole, 1, (panels, width)).transpose(0, 1).contiguous().numpy()
 
 
 def threads_for(rows: int, work: int) -> int:
-    """Return how many threads share so many rows, in steps of so many multiplications."""
-    if work < _PARALLEL_WORK:
+    """Return how many threads share a step of `rows` rows and `work` multiplications."""
+    if work < PARALLEL_WORK:
         return 1
+    # A thread with fewer rows than a tile would reload the weights for less than a tile of work.
     return min(max(1, rows // TILE.rows), torch.get_num_threads(), available_threads())
 
 
@@ -66,7 +76,16 @@ class Tile(NamedTuple):
 
 
 def _preferred_tile() -> Tile:
-    """Return a tile that uses most of the registers: 24 of 32 accumulate, or 12 of 16."""
+    # A step l of a tile's sum loads v registers of a row of R and r single numbers of L, for r·v
+    # multiply-adds. A core issues as many loads as multiply-adds in a cycle, usually two, so rv
+    # is to exceed r + v, the more the better; and r·v sums must be independent to hide the
+    # latency of a multiply-add, four or five cycles times two units. What limits both is the
+    # number of registers: r·v sums, v of R, and one for the number of L in all lanes, where the
+    # instruction cannot take it from memory.
+    #   AVX-512: 32 registers of 64 bytes; 8·3 + 3 + 1 = 28, and 24 multiply-adds for 11 loads
+    #   AVX:     16 registers of 32 bytes; 4·3 + 3 + 1 = 16, and 12 multiply-adds for 7 loads
+    #   NEON:    32 registers of 16 bytes; as AVX-512. SSE has only 16 of these and spills.
+    # Rows are a power of two, for then the rest of any number of rows splits into smaller ones.
     features = cast(dict[str, bool], llvmlite.binding.get_host_cpu_features())  # pyright: ignore[reportUnknownMemberType]
     if features.get("avx512f"):
         return Tile(rows=8, vectors=3, vector_bytes=64)
@@ -85,20 +104,24 @@ def padded(count: int, dtype: np.dtype[Any]) -> int:
 
 
 def compiled(function: Callable[..., Any], *, parallel: bool = False) -> Any:
-    """Compile a function at its first call, without the interpreter's lock, cached on disk."""
+    """Compile a function at its first call, to run without the GIL, and cache it on disk."""
     return _with_cache(cast(Any, numba.njit), nogil=True, parallel=parallel)(function)  # pyright: ignore[reportUnknownMemberType]
 
 
 def serial_and_parallel(function: Callable[..., Any]) -> tuple[Any, Any]:
-    """Compile a function once with its `prange` loops as they are, and once spread over threads."""
+    """Compile a function twice: with its `prange` loops serial, and with them in threads."""
+    # Two, for the parallel one takes as long again to compile and pays for a barrier at every
+    # loop, and most measurements are too small for it. They need different names: Numba's cache
+    # keeps one index for each name, and would confuse them.
     return compiled(function), compiled(_renamed(function, "parallel"), parallel=True)
 
 
 def in_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a compiled function, in so many threads if it is a parallel one."""
+    """Call a compiled function, a parallel one unless `threads` is 1."""
     if threads == 1:
         return function(*arguments)
-    # Not every threading layer of Numba can be entered by two threads at once.
+    # Not every threading layer of Numba may be entered by two threads at once ("workqueue", the
+    # one that is always there, aborts the process).
     with _ONE_AT_A_TIME:
         before = numba.get_num_threads()
         numba.set_num_threads(threads)
@@ -116,39 +139,65 @@ def available_threads() -> int:
     return numba.config.NUMBA_NUM_THREADS  # pyright: ignore
 
 
-def part(function: Callable[..., Any]) -> Any:
-    """Compile a function as a part of those that call it, not to be called from Python.
+# How all loops are compiled.
+_OPTIONS = {
+    # Division by zero gives infinity or NaN. The other choice raises, which puts a branch into
+    # every loop with a division and keeps it out of vector registers.
+    "error_model": "numpy",
+    # Of LLVM's fastmath flags only:
+    #   reassoc   sums may be reordered, so split over the lanes of registers; every result changes
+    #             by roundings only, those of the sum in another order
+    #   contract  x·y + z may be rounded once instead of twice (a fused multiply-add)
+    #   nsz       the sign of a zero means nothing
+    # Not `nnan` and `ninf`: NaN and infinity are how a diverged frame and lost rank are seen. Not
+    # `arcp` and `afn`: a division stays a division unless a reciprocal is written.
+    "fastmath": {"contract", "reassoc", "nsz"},
+}
 
-    It is compiled again into each of its callers, and into theirs: for small functions only.
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a function into those that call it; it cannot be called from Python.
+
+    It is compiled again with each of its callers, and with theirs: for small functions only.
     """
-    return _part(function, **_OPTIONS)
+    return _inlined(function, **_OPTIONS)
 
 
-def exact_part(function: Callable[..., Any]) -> Any:
-    """Do what `part` does, with every rounding as it is written."""
-    return _part(function, **(_OPTIONS | {"fastmath": False}))
+def inlined_exactly(function: Callable[..., Any]) -> Any:
+    """Do what `inlined` does, with every operation rounded as it is written."""
+    # Said, not left out: without the option it would inherit its caller's liberties.
+    return _inlined(function, **(_OPTIONS | {"fastmath": False}))
 
 
-def _part(function: Callable[..., Any], **options: Any) -> Any:
+def _inlined(function: Callable[..., Any], **options: Any) -> Any:
     wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return cast(Any, numba.njit)(**wrappers, **options)(unchecked(function))  # pyright: ignore[reportUnknownMemberType]
 
 
 def unchecked(function: Callable[..., Any]) -> Any:
-    """Return a function without the checks of types that tests wrap around it."""
+    """Return a function without the run-time type checks that tests wrap around it."""
     return inspect.unwrap(function)
+
+
+# Functions that are compiled on their own, as a linker's units.
+#
+# What `inlined` decorates becomes part of every caller's code, and is compiled anew in each. For
+# the products, a dozen tiles of unrolled vector instructions, that would take minutes. So these few
+# are compiled once for each floating point type, as C functions, and their callers refer to them by
+# the name of a symbol, which LLVM resolves when it loads the caller. C functions take numbers only:
+# an array is handed over by its address and strides.
 
 
 def linked(name: str, signature: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Any]:
     """Have a function compiled once for each floating point type, and called by symbol.
 
-    For functions of numbers, arrays being given by their addresses; the last argument tells the
-    floating point type by its own. What is decorated is for compiled code only, once `link` has
-    been called.
+    What is decorated is for compiled code only, once `link` has been called.
 
     Args:
         name: of the symbol.
-        signature: the signature for a floating point type; no booleans.
+        signature: the signature for a floating point type: numbers only, arrays by their
+            addresses. The last argument is of that type, by which a call chooses the symbol. No
+            booleans, which are one bit in a call and eight in a C function.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -160,21 +209,28 @@ def linked(name: str, signature: Callable[[Any], Any]) -> Callable[[Callable[...
             number = arguments[-1]
             return signature(number), _caller(f"flossing_{name}_{number}")
 
-        call.__signature__ = _with_context(function)  # pyright: ignore[reportFunctionMemberAccess]
+        # An intrinsic must have the parameters that it is called with, after its context.
+        context = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = inspect.signature(function).parameters.values()
+        call.__signature__ = inspect.Signature([context, *parameters])  # pyright: ignore[reportFunctionMemberAccess]
+        call.__wrapped__ = function  # pyright: ignore[reportFunctionMemberAccess]
         return intrinsic(call)  # pyright: ignore[reportUnknownVariableType]
 
     return decorate
 
 
 def link(dtype: np.dtype[Any]) -> None:
-    """Compile, or load from the cache, all that is called by symbol, for one type of numbers."""
+    """Compile, or load from the cache, all that is called by symbol, for one dtype."""
     pending = _PENDING[dtype.itemsize]
-    while pending:
-        unit = pending[0]
-        pointer = _with_cache(cast(Any, numba.cfunc), unit.signature)(unit.function)  # pyright: ignore[reportUnknownMemberType]
-        llvmlite.binding.add_symbol(unit.symbol, pointer.address)  # pyright: ignore[reportUnknownMemberType]
-        _LINKED.append(pointer)
-        pending.pop(0)
+    # Of several threads that measure for the first time at once, one does it and the others wait.
+    with _LINKING:
+        while pending:
+            unit = pending[0]
+            pointer = _with_cache(cast(Any, numba.cfunc), unit.signature)(unit.function)  # pyright: ignore[reportUnknownMemberType]
+            llvmlite.binding.add_symbol(unit.symbol, pointer.address)  # pyright: ignore[reportUnknownMemberType]
+            # The machine code is freed with the object that holds it.
+            _LINKED.append(pointer)
+            pending.pop(0)
 
 
 class _Unit(NamedTuple):
@@ -183,17 +239,16 @@ class _Unit(NamedTuple):
     signature: Any
 
 
-# In order of definition, so that a unit comes after those that it calls.
+# By bytes of a number, in order of definition: a unit comes after those that it calls, for its
+# symbols must be known when it is compiled.
 _PENDING: dict[int, list[_Unit]] = {4: [], 8: []}
 _LINKED: list[Any] = []
-
-
-def _with_context(function: Callable[..., Any]) -> inspect.Signature:
-    context = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return inspect.Signature([context, *inspect.signature(function).parameters.values()])
+_LINKING = threading.Lock()
 
 
 def _caller(symbol: str) -> Callable[..., Any]:
+    """Return what writes LLVM's call of a C function that is known by its symbol."""
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         given = [context.get_value_type(kind) for kind in signature.args]
         nothing = signature.return_type == types.void
@@ -205,13 +260,6 @@ def _caller(symbol: str) -> Callable[..., Any]:
     return generate
 
 
-_OPTIONS = {
-    "error_model": "numpy",
-    # Sums may be split over vector lanes; NaN and infinity keep their meaning.
-    "fastmath": {"contract", "reassoc", "nsz"},
-}
-
-
 def _with_cache(decorator: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Return one of Numba's decorators, with a cache on disk where there is a place for one."""
 
@@ -220,6 +268,7 @@ def _with_cache(decorator: Callable[..., Any], *arguments: Any, **options: Any) 
         try:
             return decorator(*arguments, cache=True, **_OPTIONS, **options)(versioned)
         except RuntimeError:
+            # "cannot cache function": no folder can be written to, or the source is not a file.
             return decorator(*arguments, **_OPTIONS, **options)(versioned)
 
     return decorate
@@ -233,17 +282,23 @@ def _renamed(function: Callable[..., Any], suffix: str) -> Callable[..., Any]:
     return copy
 
 
-def _fingerprint() -> str:
-    """Return a digest of all that is compiled, and of the tile that it is compiled for.
-
-    Numba's cache looks at the file of a function, not at those of the functions that it calls.
-    """
+def fingerprinted_sources() -> list[Path]:
+    """Return the files that the fingerprint covers: compiled code may use no others."""
     here = Path(__file__).parent
-    sources = sorted([*here.glob("*.py"), here.parent / "scan" / "boundaries.py"])
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
+    return sorted([*here.glob("*.py"), here.parent / "scan" / "boundaries.py"])
+
+
+def _fingerprint() -> str:
+    """Return a digest of all sources that are compiled, and of the tile they are compiled for."""
+    # Numba's cache compares the date and size of the file that a function stands in, and knows
+    # nothing of the files of the functions that it calls: a change of `tile.py` would leave the
+    # scans as they were. So the digest is part of every cached function's name. What other
+    # versions left in the cache stays there and is not found.
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in fingerprinted_sources()))
+    # A folder may be shared by machines with other registers; the tile is a constant to Numba.
     digest.update(repr(TILE).encode())
     return digest.hexdigest()[:12]
 
 
 FINGERPRINT = _fingerprint()
-"""Distinguishes what is in the cache from all that other versions have left there."""
+"""Distinguishes what this version has in the cache from what other versions left there."""

@@ -1,17 +1,20 @@
-"""The forward scan: V_t = J_t V_{t-1}, factored at the boundaries."""
+"""The forward scan: V_t = J_t V_{t-1}, factored as V = Q R at the boundaries.
+
+See docs/mathematics.md, QR and its gauge and Re-orthonormalisation intervals.
+"""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
 
-from flossing.compiled.compiler import part, serial_and_parallel
+from flossing.compiled.compiler import inlined, serial_and_parallel
 from flossing.compiled.orthonormal import Space, orthonormalise
 from flossing.compiled.tangents import push, share
 from flossing.scan.boundaries import next_interval
 
 
-@part
+@inlined
 def factor(
     rows: Any,
     size: int,
@@ -29,12 +32,17 @@ def factor(
         The share of the limits that the frame used: infinite for lost rank, NaN for vectors that
         are not finite.
     """
+    # Over the interval the frame has stretched by R. The spread log(longest / shortest) costs
+    # digits of the shortest vector, as many nats as it has; magnitudes near the ends of the
+    # exponent range overflow or underflow. `longest` is a length in V, not the largest R_ii: a
+    # vector that is long and almost dependent has lost as many digits.
     longest = orthonormalise(rows, size, triangle, diagonal, space)
     if not longest < np.inf:
         return np.nan
     shortest = diagonal[0]
     for index in range(len(rows)):
         shortest = min(shortest, diagonal[index])
+    # Lost rank; a shorter interval may keep it.
     if shortest == 0:
         return np.inf
     high, low = np.log(longest), np.log(shortest)
@@ -42,7 +50,7 @@ def factor(
 
 
 class Frames(NamedTuple):
-    """What the forward scan fills.
+    """What the forward scan fills in.
 
     Attributes:
         rows: the frame before every step and after the last one [T+1, B·k, n].
@@ -73,7 +81,7 @@ class Progress(NamedTuple):
     finite: bool
 
 
-_next_interval = part(next_interval)
+_next_interval = inlined(next_interval)
 
 
 def _scan(
@@ -94,7 +102,7 @@ def _scan(
         stops: increasing steps that must be boundaries; the last one ends the scan.
         pace: the interval between boundaries.
         space: work space of the factorisation, with a leading dimension for threads.
-        used: work space, one number a thread.
+        used: work space, one number per thread.
 
     Returns:
         The progress made.
@@ -106,21 +114,32 @@ def _scan(
     for stop in stops:
         while step < stop:
             planned = min(interval, stop - step)
+            # The interval as planned, then half of it, a quarter … until the frame is within the
+            # limits, or a single step is left, which cannot be divided. As the frames of all steps
+            # are kept, only the first of these takes steps; the others factor an earlier frame, and
+            # steps after it are taken again from there. Twice the plan, for the loop halves first.
             taken = 2 * planned
             accepted, worst = False, np.inf
             while not accepted:
                 advance = taken > planned
                 taken //= 2
+                # Two parallel loops, with a barrier between: rows are dealt out evenly to threads
+                # for the steps, but a factorisation needs all rows of its trajectory.
                 if advance:
                     for thread in prange(threads):
                         rows = share(thread, threads, trajectories, vectors)
-                        _advance(tangent, frames.rows, step, planned, rows)
+                        for time in range(step, step + planned):
+                            push(tangent, time, rows, frames.rows[time], frames.rows[time + 1])
                 for thread in prange(threads):
                     used[thread] = _factor(
                         frames, size, boundary, step + taken, thread, threads, space,
                         spread, magnitude,
                     )  # fmt: skip
-                worst = _worst(used)
+                # One interval for all trajectories, that of the worst of them.
+                worst = 0.0
+                for index in range(threads):
+                    worst = _larger(worst, used[index])
+                # False for NaN; a shorter interval may avoid an overflow.
                 accepted = worst <= 1.0 or taken == 1
             if np.isnan(worst):
                 return Progress(boundary, interval, shortened, False)
@@ -137,13 +156,7 @@ def _scan(
 scan_forward, scan_forward_parallel = serial_and_parallel(_scan)
 
 
-@part
-def _advance(tangent: Any, rows: Any, start: int, length: int, own: Any) -> None:
-    for step in range(start, start + length):
-        push(tangent, step, own, rows[step], rows[step + 1])
-
-
-@part
+@inlined
 def _factor(
     frames: Any,
     size: int,
@@ -155,6 +168,7 @@ def _factor(
     spread: float,
     magnitude: float,
 ) -> float:
+    # All triangles, where gradients will need them, or one place for each in turn.
     place = boundary % len(frames.triangles)
     work = Space(
         space.columns[thread],
@@ -180,15 +194,7 @@ def _factor(
     return worst
 
 
-@part
-def _worst(used: Any) -> float:
-    worst = 0.0
-    for index in range(len(used)):
-        worst = _larger(worst, used[index])
-    return worst
-
-
-@part
+@inlined
 def _larger(first: float, second: float) -> float:
     """Return the larger number; NaN if either is."""
     return second if second > first or np.isnan(second) else first

@@ -1,4 +1,4 @@
-"""From tensors to the compiled layers and back."""
+"""The compiled layers with tensors as arguments and results."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from flossing.compiled.layer_scan import run, run_back, run_back_parallel, run_p
 
 
 class LayerInputs(NamedTuple):
-    """What a layer is made of, as tensors.
+    """What a layer takes, as tensors.
 
     Attributes:
         currents: W_ih x + b_ih.
@@ -29,7 +29,7 @@ class LayerInputs(NamedTuple):
 
 
 class LayerOutputs(NamedTuple):
-    """What a layer leaves behind, as tensors; see `flossing.compiled.cells.Layer`.
+    """What a layer's run fills in, as tensors; see `flossing.compiled.cells.Layer`.
 
     Attributes:
         states: before the first step and after each one.
@@ -45,7 +45,7 @@ class LayerOutputs(NamedTuple):
 
 
 class LayerGradients(NamedTuple):
-    """∂L/∂ of `LayerInputs`."""
+    """The gradients of `LayerInputs`."""
 
     currents: Float[Tensor, "T B mN"]
     weight: Float[Tensor, "mN N"]
@@ -54,15 +54,12 @@ class LayerGradients(NamedTuple):
 
 
 def run_layer(kind: type[Layer], given: LayerInputs) -> LayerOutputs:
-    """Run a layer.
-
-    Args:
-        kind: what kind of layer.
-        given: what it is made of.
-    """
+    """Run a layer of some kind."""
     steps, batch, outputs = given.currents.shape
     units = given.weight.shape[1]
     blocks = 2 if kind is LstmLayer else 1
+    # A is zero for the others, which is told by arrays without entries: loops over them are empty,
+    # and no layer needs code of its own.
     diagonal = blocks if kind in (LstmLayer, GruLayer) else 0
     new = given.currents.new_empty
     dtype = numpy_dtype(given.currents)
@@ -74,6 +71,7 @@ def run_layer(kind: type[Layer], given: LayerInputs) -> LayerOutputs:
     )
     result.states[0] = given.state
     link(dtype)
+    # One step multiplies B rows by W.
     threads = threads_for(batch, batch * given.weight.numel())
     scan = run if threads == 1 else run_parallel
     in_threads(threads, scan, _layer(kind, given, result, given.weight.mT), threads)
@@ -93,19 +91,22 @@ def run_layer_back(
     """Backpropagate through a layer and the coefficients of its Jacobians.
 
     Args:
-        kind: what kind of layer.
-        given: what it is made of.
-        done: what it left behind.
+        kind: the kind of the layer.
+        given: what its run took.
+        done: what its run filled in.
         of_states: ∂L/∂h of all states, as far as L depends on them directly.
         of_coefficients: ∂L/∂C.
         of_diagonal: ∂L/∂A.
-        start: the number of the first step.
-        window: see `flossing.compiled.layer_scan`.
+        start: the number of the first step, from which windows are counted.
+        window: steps after which the gradient through the states is cut; 0 for never, −1 for
+            always.
     """
     batch = given.currents.shape[1]
     outputs, units = given.weight.shape
     dtype = numpy_dtype(given.currents)
     of_inputs = torch.empty_like(given.currents, memory_format=torch.contiguous_format)
+    # A GRU multiplies q_n by the reset gate, so ∂L/∂a and ∂L/∂q differ; elsewhere a and q are only
+    # ever added, and one array serves for both.
     of_currents = torch.empty_like(of_inputs) if kind is GruLayer else of_inputs
     carried = torch.zeros_like(given.state, memory_format=torch.contiguous_format)
     gradient = Gradient(
@@ -128,9 +129,16 @@ def run_layer_back(
         start,
         window,
     )
+    # With q = W h + b: ∂L/∂W = Σ q̄ hᵀ and ∂L/∂b = Σ q̄, over all steps and trajectories. One large
+    # product after the scan, for BLAS, instead of a small one in every step. W takes h, the first
+    # N entries of a state.
     rows = of_currents.flatten(0, 1)
     before = done.states[:-1, :, :units].flatten(0, 1)
     return LayerGradients(of_inputs, rows.mT @ before, rows.sum(0), carried + of_states[0])
+
+
+# Numba distinguishes arrays by their layout and by whether they can be written to. Contiguous
+# copies where needed, and no gradients, make them all of one type, for which the code is compiled.
 
 
 def _layer(kind: type[Layer], given: LayerInputs, done: LayerOutputs, weight: Tensor) -> Any:

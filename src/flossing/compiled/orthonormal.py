@@ -1,16 +1,12 @@
 # Numba and llvmlite are untyped, and what they decorate takes other arguments than it declares.
 # pyright: reportCallIssue=false, reportPrivateImportUsage=false
 # pyright: reportUnknownArgumentType=false
-"""The factorisation at a boundary: block Gram–Schmidt, repeated where it must be.
+"""The factorisation at a boundary, V = Q R, by block Gram–Schmidt with reorthogonalisation.
 
-A block of vectors is projected off those before it by two matrix products, and made orthonormal
-within by the Cholesky factor of its Gram matrix. What rounding leaves of other directions is about
-eps·ρ, where ρ is the largest ratio of a vector's length before to that after. Where that is more
-than a few roundings the block goes through once more, which is enough (Giraud, Langou and
-Rozložník, "The loss of orthogonality in the Gram–Schmidt orthogonalization process", 2005).
-
-A block whose vectors are close to dependent on one another goes vector by vector instead: its
-Gram matrix would square its condition number. So any rank will do.
+See docs/mathematics.md, Block Gram–Schmidt. A block of vectors is projected off those before it by
+two matrix products, and made orthonormal within by the Cholesky factor of its Gram matrix. Blocks
+that have lost too many digits to either go through once more; blocks whose vectors are close to
+dependent on one another go vector by vector. So any rank will do.
 """
 
 from typing import Any, NamedTuple
@@ -19,30 +15,41 @@ import numba
 import numpy as np
 from numba.core import types
 
-from flossing.compiled.compiler import TILE, linked, padded, part
+from flossing.compiled.compiler import TILE, inlined, linked, padded
+from flossing.compiled.gram_schmidt import PASSES, REPEAT_ABOVE, dot, gram_schmidt, scale_row
 from flossing.compiled.products import FULL, LOWER, multiply, transpose
 from flossing.compiled.tile import pointer_to
 
+# Rows of a block: as many as a tile has, and few. Work within a block is done by loops over single
+# vectors, a share of about 8/k; work between blocks, by products over tiles.
 _BLOCK = 8
-_ORTHONORMAL = 2.0
-"""The ρ² after which nothing needs repeating."""
-_PASSES = 4
-"""More than enough: the second leaves ρ near one."""
-_INDEPENDENT = 64.0
-"""The ρ² within a block up to which its Gram matrix is as good as its vectors."""
+
+# The largest ratio of a diagonal entry of a block's Gram matrix to its pivot, ρ² within the block,
+# for Cholesky's factorisation. The pivot is known to 64 eps, and the block is orthonormal to as
+# much, some 1e-5 in single precision, before the second pass makes it so to a few eps (as in
+# Cholesky QR done twice, Yamamoto et al. 2015). With a bound of 1/eps even that could fail.
+_CHOLESKY_UP_TO = 64.0
+
+# A vector of n numbers has lost rank where no more is left of it than 4 √n eps of the longest
+# vector. A sum of n products with independent roundings has an error of about √n eps; and in a
+# product with Jacobians these errors are relative to the longest vectors of the frame, not to each.
+_RANK_ROUNDINGS = 4
+
+# Frames with lengths from this to its inverse are not rescaled. In single precision, whose normal
+# numbers begin at 1e-38, even the square of a length at which rank is lost, some 5e-7 of the
+# longest, is normal: (5e-7 · 1e-12)² = 2.5e-37. And n · 1e24 is far below the largest number, 3e38.
 _SMALL = 1e-12
-"""Entries up to the inverse of this have squares far from overflow and underflow."""
 
 
 class Space(NamedTuple):
     """Work space.
 
     Attributes:
-        columns: the frame transposed [n, k].
-        outside: a block's coefficients on the vectors before it [8, k].
-        within: its coefficients within [8, 8].
-        inverse: their inverse [8, 8]; sums [8, k].
-        lengths: squares of its vectors' lengths [8].
+        columns: the frame transposed [n, k], of which a block's predecessors are filled in.
+        outside: S, a block's coefficients on the vectors before it [8, k].
+        within: W, its coefficients within [8, 8].
+        inverse: W⁻¹ [8, 8]; also sums of coefficients [8, k].
+        lengths: the squared lengths of its vectors before a pass [8].
     """
 
     columns: Any
@@ -54,6 +61,7 @@ class Space(NamedTuple):
     @classmethod
     def of(cls, count: int, size: int, dtype: np.dtype[Any], threads: int) -> "Space":
         """Return work space for k vectors of n numbers, for each of several threads."""
+        # n is padded too: a transposition writes whole square blocks.
         width = row_length(count, dtype)
         return cls(
             np.zeros((threads, padded(size, dtype), width), dtype),
@@ -66,10 +74,11 @@ class Space(NamedTuple):
 
 def row_length(count: int, dtype: np.dtype[Any]) -> int:
     """Return the length of a row of a k×k matrix: padded, with a vector register to spare."""
+    # A product may start at any column, and writes whole registers from there.
     return padded(count, dtype) + TILE.lanes(dtype)
 
 
-@part
+@inlined
 def orthonormalise(rows: Any, size: int, triangle: Any, diagonal: Any, space: Any) -> float:
     """Factor V = Q R for the tangent vectors of one trajectory.
 
@@ -105,117 +114,41 @@ def orthonormalise(rows: Any, size: int, triangle: Any, diagonal: Any, space: An
     )
 
 
-@part
-def _subtract(rows: Any, row: int, factor: Any, other: int, columns: int) -> None:
-    for column in range(columns):
-        rows[row, column] -= factor * rows[other, column]
-
-
-@part
-def _scale(rows: Any, row: int, factor: Any, columns: int) -> None:
-    for column in range(columns):
-        rows[row, column] *= factor
-
-
-@part
-def _dot(rows: Any, row: int, other: int, columns: int) -> Any:
-    total = rows.dtype.type(0)
-    for column in range(columns):
-        total += rows[row, column] * rows[other, column]
-    return total
-
-
-@part
+@inlined
 def _largest(rows: Any, columns: int) -> Any:
     """Return the largest magnitude; NaN where an entry is not finite."""
     largest = undefined = rows.dtype.type(0)
     for row in range(len(rows)):
         for column in range(columns):
+            # `max` may drop a NaN. 0 · x is zero for all finite x, and NaN for others, and so is
+            # the sum: one number to test in the end, and no branch in the loop.
             largest = max(largest, abs(rows[row, column]))
             undefined += 0 * rows[row, column]
     return largest + undefined
 
 
-@part
+@inlined
 def _longest(rows: Any, columns: int) -> Any:
     """Return the length of the longest row; NaN or infinite where one is not finite."""
     longest = undefined = rows.dtype.type(0)
     for row in range(len(rows)):
-        square = _dot(rows, row, row, columns)
+        square = dot(rows, row, row, columns)
         longest = max(longest, square)
         undefined += 0 * square
     return np.sqrt(longest) + undefined
 
 
-@part
-def _gram_schmidt(
-    rows: Any, start: int, stop: int, size: int, space: Any, diagonal: Any, shortest: Any
-) -> None:
-    """Make the rows of a block orthonormal one by one, each as often as it takes.
-
-    Args:
-        rows: the frame; the block has been projected off the rows before it once.
-        start: the block's first row.
-        stop: the row after its last one.
-        size: n.
-        space: coefficients are added to `outside` and put into `within`.
-        diagonal: set to zero for rows that are replaced.
-        shortest: length up to which a row is dependent on those before it.
-    """
-    outside, within = space.outside, space.within
-    for row in range(start, stop):
-        for other in range(start, stop):
-            within[row - start, other - start] = 0
-        length = _project(rows, row, start, size, outside, within, shortest)
-        if length <= shortest:
-            _complete(rows, row, size)
-            length = _project(rows, row, start, size, outside, within, 0 * shortest)
-            diagonal[row] = 0
-        within[row - start, row - start] = length
-        _scale(rows, row, 1 / length, size)
-
-
-@part
-def _project(
-    rows: Any, row: int, start: int, size: int, outside: Any, within: Any, shortest: Any
-) -> Any:
-    """Project a row off all before it until that changes little; return its length."""
-    square = _dot(rows, row, row, size)
-    for _ in range(_PASSES):
-        for other in range(row):
-            inner = _dot(rows, row, other, size)
-            _subtract(rows, row, inner, other, size)
-            if other < start:
-                outside[row - start, other] += inner
-            else:
-                within[row - start, other - start] += inner
-        before, square = square, _dot(rows, row, row, size)
-        if square * _ORTHONORMAL > before or square <= shortest * shortest:
-            break
-    return np.sqrt(square)
-
-
-@part
-def _complete(rows: Any, row: int, size: int) -> None:
-    """Replace a row by the unit vector that is farthest from the span of those before it."""
-    best, least = 0, np.inf
-    for column in range(size):
-        square = 0.0
-        for other in range(row):
-            square += rows[other, column] * rows[other, column]
-        if square < least:
-            best, least = column, square
-    for column in range(size):
-        rows[row, column] = 0
-    rows[row, best] = 1
-
-
-@part
+@inlined
 def _compose(triangle: Any, start: int, height: int, space: Any, first: bool) -> None:
-    """Take one more pass into a block's rows of Rᵀ: old block = S Q + W new block."""
+    """Take one more pass into a block's rows of Rᵀ."""
+    # A pass writes the block as B = S Q + W B', with the rows Q before it and what it makes of B.
+    # With rows [S₀ W₀] of Rᵀ so far, for the block as it was at first,
+    #   S₀ Q + W₀ B = S₀ Q + W₀ (S Q + W B') = (S₀ + W₀ S) Q + (W₀ W) B',
+    # so S₀ ← S₀ + W₀ S and W₀ ← W₀ W.
     outside, within, sums = space.outside, space.within, space.inverse
     if not first:
-        # Not in place: products write whole vector registers, and the block lies right behind.
+        # W₀ S goes by way of `sums`, for a product writes whole vector registers, and W₀ lies
+        # right behind S₀.
         multiply(
             triangle[:, start:], False, LOWER, height, height, outside, 0,
             sums, 0, start, 1.0, False,
@@ -228,10 +161,12 @@ def _compose(triangle: Any, start: int, height: int, space: Any, first: bool) ->
             for column in range(start):
                 triangle[row, column] = outside[row, column]
             for column in range(height):
-                # Tiles of a product read a whole block.
+                # Above the diagonal `within` holds what is left of the Gram matrix; products with
+                # a lower triangle read the whole of its diagonal blocks, which must be zero there.
                 known = column <= row
                 triangle[row, start + column] = within[row, column] if known else 0
         else:
+            # In place: (W₀ W)_rc = Σ_{i=c}^{r} W₀_ri W_ic needs entries of W₀ from c on only.
             for column in range(row + 1):
                 total = triangle.dtype.type(0)
                 for index in range(column, row + 1):
@@ -239,7 +174,7 @@ def _compose(triangle: Any, start: int, height: int, space: Any, first: bool) ->
                 triangle[row, start + column] = total
 
 
-@part
+@inlined
 def _orthonormalise_block(
     rows: Any,
     start: int,
@@ -253,56 +188,70 @@ def _orthonormalise_block(
     height, length = stop - start, rows.shape[1]
     block, result = rows[start:stop], triangle[start:stop]
     outside, lengths = space.outside, space.lengths
-    for attempt in range(_PASSES):
+    for attempt in range(PASSES):
         for row in range(height):
             if attempt == 0:
                 diagonal[start + row] = 1
-                lengths[row] = _dot(block, row, row, size)
+                lengths[row] = dot(block, row, row, size)
             else:
+                # The pass before has made them so.
                 lengths[row] = 1
+        # S = B Qᵀ and B ← B − S Q: classical between blocks, so that both are matrix products; the
+        # repetition makes up for what it is less accurate than the modified way.
         multiply(block, False, FULL, height, size, space.columns, 0, outside, 0, start, 1.0, False)
         multiply(outside, False, FULL, height, start, rows, 0, block, 0, length, -1.0, True)
         ratio = _cholesky(rows, start, stop, size, space, shortest)
         if not ratio < np.inf:
-            _gram_schmidt(rows, start, stop, size, space, diagonal, shortest)
+            gram_schmidt(rows, start, stop, size, space, diagonal, shortest)
+            # Each row has repeated what it had to.
             ratio = 1.0
         _compose(result, start, height, space, attempt == 0)
+        # A replaced row: in V too it counts as replaced, V e_j = Q e_j.
         for row in range(height):
             if diagonal[start + row] == 0:
                 for column in range(start + row):
                     result[row, column] = 0
                 result[row, start + row] = 1
-        if ratio <= _ORTHONORMAL:
+        if ratio <= REPEAT_ABOVE:
             break
+        # Rank is decided by the first pass; later ones have unit vectors before them.
         shortest = rows.dtype.type(0)
     transpose(block, height, size, space.columns[:, start:])
 
 
-@part
+@inlined
 def _cholesky(rows: Any, start: int, stop: int, size: int, space: Any, shortest: Any) -> float:
-    """Do what `_gram_schmidt` does by the Gram matrix of the block, where that is as good.
+    """Do what `gram_schmidt` does by the Gram matrix of the block, where that is as good.
 
     Returns:
         The ρ² of the block, or infinity, and nothing done, where vectors of the block are close to
         dependent on one another.
     """
+    # B Bᵀ = W Wᵀ with a lower triangle W, so that B' = W⁻¹ B has B' B'ᵀ = 1.
     height, block, within, lengths = stop - start, rows[start:stop], space.within, space.lengths
     transpose(block, height, size, space.columns[:, start:])
     multiply(block, False, FULL, height, size, space.columns, start, within, 0, height, 1.0, False)
     worst = 1.0
+    # Column by column, with g = B Bᵀ in the lower triangle of `within` at first:
+    #   W_cc² = g_cc − Σ_{i<c} W_ci²,    W_rc = (g_rc − Σ_{i<c} W_ri W_ci) / W_cc for r > c.
+    # W_cc² is the squared distance of row c from the span of the rows before it in the block.
     for column in range(height):
         whole = within[column, column]
         for index in range(column):
             within[column, column] -= within[column, index] * within[column, index]
         square = within[column, column]
-        if not (square * _INDEPENDENT > whole and square > shortest * shortest):
+        # So written that NaN fails too, as a Gram matrix that is not finite.
+        if not (square * _CHOLESKY_UP_TO > whole and square > shortest * shortest):
             return np.inf
+        # Beside the length before both projections, off the other blocks and within this one.
         worst = max(worst, lengths[column] / square)
         within[column, column] = np.sqrt(square)
         for row in range(column + 1, height):
             for index in range(column):
                 within[row, column] -= within[row, index] * within[column, index]
             within[row, column] /= within[column, column]
+    # W⁻¹ by rows, from W W⁻¹ = 1: (W⁻¹)_rc = −(1/W_rr) Σ_{i<r} W_ri (W⁻¹)_ic for c < r. Its errors
+    # are as small as those of solving with W, for W is well conditioned here.
     inverse = space.inverse
     for row in range(height):
         scale = 1 / within[row, row]
@@ -312,6 +261,7 @@ def _cholesky(rows: Any, start: int, stop: int, size: int, space: Any, shortest:
             for column in range(other + 1):
                 inverse[row, column] -= within[row, other] * scale * inverse[other, column]
         inverse[row, row] = scale
+    # In place, as `multiply` does it for a lower triangle.
     columns = rows.shape[1]
     multiply(inverse, False, LOWER, height, height, block, 0, block, 0, columns, 1.0, False)
     return worst
@@ -347,22 +297,26 @@ def _orthonormalise_at(
         numba.carray(pointer_to(inverse, number), (_BLOCK, width)),
         numba.carray(pointer_to(lengths, number), _BLOCK),
     )
+    # Squares of lengths may overflow or underflow where lengths do not. Divided by its largest
+    # entry the frame has lengths from 1 to √n, and R gets the factor back in the end.
     scale = frame.dtype.type(1)
     longest = _longest(frame, size)
     if not _SMALL < longest < 1 / _SMALL:
         largest = _largest(frame, size)
         if not largest < np.inf:
             return largest
+        # Nothing but zeros is left as it is: no length exceeds `shortest`, so all are replaced.
         if largest > 0:
             scale = largest
             for row in range(count):
-                _scale(frame, row, 1 / scale, size)
+                scale_row(frame, row, 1 / scale, size)
             longest = _longest(frame, size)
-    rounding = 4 * np.sqrt(size) * np.finfo(frame.dtype).eps
+    rounding = _RANK_ROUNDINGS * np.sqrt(size) * np.finfo(frame.dtype).eps
     for start in range(0, count, _BLOCK):
         stop = min(count, start + _BLOCK)
         shortest = frame.dtype.type(rounding * longest)
         _orthonormalise_block(frame, start, stop, size, result, pivots, space, shortest)
+    # Until here `pivots` was one, or zero for rows that were replaced. These keep the identity.
     for row in range(count):
         if pivots[row] > 0:
             pivots[row] = result[row, row] * scale

@@ -1,16 +1,16 @@
 # pyright: reportCallIssue=false
 # Numba and llvmlite are untyped, and what they decorate takes other arguments than it declares.
-"""Matrix products over tiles.
+"""Matrix products, transposition and triangular solves, over tiles in vector registers.
 
-All matrices are two-dimensional and contiguous along their rows, padded to whole vector registers
-of columns.
+See docs/mathematics.md, Products over register tiles. All matrices are two-dimensional, contiguous
+along their rows, and padded to whole vector registers of columns.
 """
 
 from typing import Any
 
 from numba.core import types
 
-from flossing.compiled.compiler import TILE, linked, part
+from flossing.compiled.compiler import TILE, inlined, linked
 from flossing.compiled.tile import multiply_tile, transpose_tile
 
 FULL, LOWER = 0, 1
@@ -43,14 +43,20 @@ def multiply_at(
     scale: Any,
 ) -> None:
     """See `products.multiply`."""
+    # The columns in steps of a tile's width, the last one narrower; for each, all rows. So the few
+    # columns of R that a tile needs stay in the fastest cache while the rows of L go past them.
     lanes = _BYTES // size
     for column in range(0, columns, _VECTORS * lanes):
         width = min(_VECTORS, (columns - column + lanes - 1) // lanes)
         remaining = rows
         while remaining > 0:
+            # Tiles of 2^j rows: as many of the full height as there are, and for the rest one for
+            # each one among its binary digits.
             height = 1
             if shape == LOWER:
-                # From below, in the order in which R may be overwritten: the uneven rest first.
+                # From the last row up: row r of the product needs rows 0 … r of R, so that none
+                # is needed any more once it is overwritten. The rest comes first, at the bottom,
+                # so that the tiles above it begin at multiples of their heights.
                 while height < _ROWS and remaining % (2 * height) == 0:
                     height *= 2
             else:
@@ -58,6 +64,7 @@ def multiply_at(
                     height *= 2
             remaining -= height
             row = remaining if shape == LOWER else rows - remaining - height
+            # Of a lower triangle, the columns up to the tile's last row.
             last = min(depth, row + height) if shape == LOWER else depth
             multiply_tile(
                 height,
@@ -91,6 +98,7 @@ def transpose_at(
     number: Any,
 ) -> None:
     """See `products.transpose`."""
+    # T[c, r] = M[r, c], in square blocks of as many rows as a register has lanes.
     lanes = _BYTES // size
     for column in range(0, columns, lanes):
         for row in range(0, rows, lanes):
@@ -104,7 +112,7 @@ def transpose_at(
             )
 
 
-@part
+@inlined
 def multiply(
     left: Any,
     transposed: bool,
@@ -121,8 +129,7 @@ def multiply(
 ) -> None:
     """Set some columns of P to `scale` · L R, or add that.
 
-    With a triangular L, R and P may be the same matrix: rows are done in the order in which none
-    is needed after it was overwritten.
+    With a triangular L, R and P may be the same matrix.
 
     Args:
         left: L, or its transpose.
@@ -131,13 +138,14 @@ def multiply(
         rows: rows of L and P.
         depth: columns of L and rows of R.
         right: R.
-        right_column: the first column of R that is meant.
+        right_column: the first column of R to use.
         product: P.
-        column: the first column of P that is meant.
+        column: the first column of P to set.
         columns: how many columns.
-        scale: a factor.
+        scale: the factor.
         add: add to P instead of overwriting it.
     """
+    # Addresses are in bytes, strides in numbers.
     size = product.itemsize
     row_stride, depth_stride = left.strides[0] // size, left.strides[1] // size
     if transposed:
@@ -160,12 +168,12 @@ def multiply(
     )
 
 
-@part
+@inlined
 def transpose(matrix: Any, rows: int, columns: int, result: Any) -> None:
-    """Copy the transpose.
+    """Copy the transpose of a matrix.
 
-    Both matrices are padded. Whole square blocks are written, with what means nothing beyond the
-    rows of the result that there are: it needs padded rows as well as columns.
+    Whole square blocks are written, so the result must be padded in its rows as well as in its
+    columns. What is written there has no meaning.
     """
     size = matrix.itemsize
     transpose_at(
@@ -180,16 +188,10 @@ def transpose(matrix: Any, rows: int, columns: int, result: Any) -> None:
     )
 
 
-@part
+@inlined
 def multiply_packed(left: Any, rows: int, panels: Any, product: Any) -> None:
-    """Set P = L R, padding included, for R in panels as wide as a tile.
-
-    Args:
-        left: L.
-        rows: rows of L and P.
-        panels: R [number of panels, rows of R, columns of a tile], padded with zeros.
-        product: P.
-    """
+    """Set P = L R, padding included, for R in the panels that `compiler.packed` returns."""
+    # A panel's columns are one tile wide, so `multiply` goes down the rows of L once for each.
     count, depth, width = panels.shape
     columns = product.shape[1]
     for panel in range(count):
@@ -200,19 +202,25 @@ def multiply_packed(left: Any, rows: int, panels: Any, product: Any) -> None:
         )  # fmt: skip
 
 
+# Rows that are solved together, as many as a tile has. What the rows after them contribute is one
+# product over tiles; within, there are loops over single rows, a share of about 8/k of the work.
 _BLOCK = 8
 
 
-@part
+@inlined
 def solve(triangle: Any, rows: Any, first: int, length: int) -> None:
     """Replace some columns of G [k, n] by those of R^{-1} G, given Rᵀ.
 
     Args:
         triangle: Rᵀ [k, k].
         rows: G.
-        first: the first column that is meant.
+        first: the first column to replace.
         length: how many columns; whole vector registers.
     """
+    # Back substitution in R X = G, from the last row up, in blocks of rows I:
+    #   X_I = R_II^{-1} (G_I − Σ_{J>I} R_IJ X_J),    R_IJ = (Rᵀ)_JI as it lies in memory,
+    # and within a block x_i = (g_i − Σ_{j>i} R_ij x_j) / R_ii. Each column of G is solved by
+    # itself, so threads may take different columns.
     count = len(rows)
     for number in range((count - 1) // _BLOCK, -1, -1):
         start, stop = number * _BLOCK, min(count, (number + 1) * _BLOCK)
@@ -224,14 +232,10 @@ def solve(triangle: Any, rows: Any, first: int, length: int) -> None:
         for row in range(stop - start - 1, -1, -1):
             own = target[row][first : first + length]
             for other in range(row + 1, stop - start):
-                factor, solved = triangle[start + other, start + row], target[other]
-                _subtract_from(own, factor, solved[first : first + length])
+                factor = triangle[start + other, start + row]
+                solved = target[other][first : first + length]
+                for column in range(length):
+                    own[column] -= factor * solved[column]
             scale = 1 / triangle[start + row, start + row]
             for column in range(length):
                 own[column] *= scale
-
-
-@part
-def _subtract_from(own: Any, factor: Any, other: Any) -> None:
-    for column in range(len(own)):
-        own[column] -= factor * other[column]

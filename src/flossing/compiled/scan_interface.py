@@ -1,4 +1,4 @@
-"""From tensors to the compiled scans and back."""
+"""The compiled scans with tensors as arguments and results."""
 
 from typing import NamedTuple
 
@@ -30,6 +30,9 @@ from flossing.scan.boundaries import Pace
 from flossing.scan.pytorch import NOT_FINITE
 from flossing.support.torch_typed import unflatten
 
+# Rows that are collected for the gradient of W, at least, before they are multiplied. Each product
+# reads and writes the m·N·N entries of that gradient once; with 64 multiplications for each entry
+# this memory traffic no longer counts, and the collected rows are still in a core's own cache.
 _COLLECTED_ROWS = 64
 
 
@@ -52,7 +55,7 @@ class Kept(NamedTuple):
 
 
 class CompiledForward(NamedTuple):
-    """What the forward scan leaves behind: see `flossing.scan.pytorch.ForwardScan`."""
+    """The result of the forward scan: see `flossing.scan.pytorch.ForwardScan`."""
 
     log_growth: Float[Tensor, "M B k"]
     stop_frames: list[Tensor]
@@ -83,7 +86,10 @@ def forward(
     batch, size, count = frame.shape
     dtype, steps = numpy_dtype(frame), stops[-1]
     link(dtype)
+    # Without gradients one triangle and one product W V serve all boundaries and steps in turn. The
+    # frames of all steps are kept in any case: an interval that turns out too long goes back.
     width, kept = row_length(count, dtype), steps if keep else 1
+    # The padding is zero, stays zero in every product, and so adds nothing to inner products.
     rows = frame.new_empty(steps + 1, batch * count, padded(size, dtype))
     rows[..., size:] = 0
     rows[0, :, :size] = frame.mT.reshape(batch * count, size)
@@ -91,6 +97,7 @@ def forward(
     diagonals = frame.new_empty(steps, batch, count)
     currents = _currents(tangent, batch * count, kept)
     threads = _threads(tangent, batch, count)
+    # As many boundaries as steps, at most; what is not used of them is cut off below.
     filled = Frames(
         rows.numpy(), triangles.numpy(), diagonals.numpy(), np.zeros(steps, dtype=np.int64)
     )
@@ -126,7 +133,7 @@ def forward(
 
 
 class GatedGradients(NamedTuple):
-    """∂L/∂ of the parts of a gated tangent map; `None` where not wanted or not there."""
+    """Gradients of a gated tangent map; `None` where it has no such part or it is not wanted."""
 
     weight: Float[Tensor, "mN N"]
     coefficients: Float[Tensor, "T B s m N"] | None
@@ -145,7 +152,7 @@ def backward_gated(
 
     Args:
         tangent: the tangent map.
-        done: what the forward scan has kept.
+        done: what the forward scan kept.
         weights: ∂L/∂ log R_ii at every boundary.
         cotangent: ∂L/∂ of the last frame.
         of_coefficients: whether gradients of the coefficients are wanted, or only of the weight.
@@ -154,16 +161,18 @@ def backward_gated(
     threads = _threads(tangent, batch, count)
     outputs, units = tangent.weight.shape
     dtype = numpy_dtype(cotangent)
-    # A thread's share of the rows, at most.
+    # A thread's share of the rows, at most: shares end at whole tiles. Room for whole steps.
     rows = -(-batch * count // threads) + TILE.rows
     collected = -(-_COLLECTED_ROWS // rows) * rows
     weight = cotangent.new_zeros(threads, outputs, padded(units, dtype))
-    # Threads that share a trajectory add to copies of their own.
+    # A trajectory's coefficients get a sum over its k vectors. Where these belong to several
+    # threads, each adds to a copy of its own; where whole trajectories are dealt out, one copy is
+    # enough.
     copies = 1 if batch % threads == 0 else threads
     steps = slice(None) if of_coefficients else slice(0)
     of_c, of_a = (
-        part.new_zeros(copies, *part[steps].shape)
-        for part in (tangent.coefficients, _diagonal(tangent))
+        each.new_zeros(copies, *each[steps].shape)
+        for each in (tangent.coefficients, _diagonal(tangent))
     )
     gradient = GatedGradient(
         weight.numpy(),
@@ -215,6 +224,7 @@ def _backward(
     long = padded(size, dtype)
     covectors = cotangent.new_zeros(batch * count, long)
     covectors[:, :size] = cotangent.mT.reshape(batch * count, size)
+    # log R_ii = −∞ of a lost vector has no gradient, whatever weight it was given.
     weights = torch.where(done.diagonals == 0, 0.0, weights).contiguous()
     kept = Frames(
         done.rows.numpy(), done.triangles.numpy(), done.diagonals.numpy(), np.array(done.ends)
@@ -235,6 +245,7 @@ def _backward(
 
 
 def _threads(tangent: GatedTensors | Tensor, batch: int, count: int) -> int:
+    # One step multiplies B·k rows by a matrix.
     weight = tangent.weight if isinstance(tangent, GatedTensors) else tangent[0, 0]
     return threads_for(batch * count, batch * count * weight.numel())
 
@@ -253,6 +264,7 @@ def _compiled_tangent(
         outputs, units = weight.shape
         dtype = numpy_dtype(weight)
         return Gated(
+            # Rows times Wᵀ give W V, and rows times W give Wᵀ (Cᵀ G).
             packed(weight if backward else weight.mT),
             tangent.coefficients.contiguous().numpy(),
             _diagonal(tangent).contiguous().numpy(),
@@ -262,6 +274,7 @@ def _compiled_tangent(
         )
     dtype = numpy_dtype(tangent)
     size, long, wide = tangent.shape[-1], padded(tangent.shape[-1], dtype), padded(count, dtype)
+    # Each thread transposes one trajectory's vectors at a time, in square blocks: padded both ways.
     return Dense(
         tangent.contiguous().numpy(),
         np.zeros((threads, long, wide), dtype),
@@ -278,6 +291,7 @@ def _currents(tangent: GatedTensors | Tensor, rows: int, steps: int) -> Tensor:
 
 
 def _diagonal(tangent: GatedTensors) -> Tensor:
+    # Zero is told by a tensor without entries, whose type is that of any other.
     if tangent.diagonal is not None:
         return tangent.diagonal
     steps, batch, _, _, units = tangent.coefficients.shape
@@ -285,5 +299,5 @@ def _diagonal(tangent: GatedTensors) -> Tensor:
 
 
 def frames(rows: Tensor, batch: int, size: int) -> Float[Tensor, "*leading B n k"]:
-    """Return rows [..., B·k, n padded] as frames."""
+    """Return rows [..., B·k, n padded] as frames, views of the same memory."""
     return unflatten(rows, -2, (batch, -1))[..., :size].mT

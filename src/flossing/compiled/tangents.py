@@ -1,7 +1,7 @@
-"""What the loops know of a tangent map, gated or dense: V ↦ J_t V and G ↦ J_tᵀ G on rows.
+"""Tangent maps on rows: V ↦ J_t V and G ↦ J_tᵀ G, for gated and for explicit Jacobians.
 
-Row b·k + j is vector j of trajectory b. The functions work on some of the rows, so that threads can
-share them.
+See docs/mathematics.md, Tangent maps of the layers and Gradients of gated maps. Row b·k + j is
+vector j of trajectory b. The functions work on one thread's share of the rows.
 """
 
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from numba.core import types
 from numba.extending import overload
 
-from flossing.compiled.compiler import TILE, part, unchecked
+from flossing.compiled.compiler import TILE, inlined, unchecked
 from flossing.compiled.products import FULL, multiply, multiply_packed, transpose
 
 _TILE_ROWS = TILE.rows
@@ -52,7 +52,7 @@ class Dense(NamedTuple):
 
 
 class Share(NamedTuple):
-    """The rows from `first` to before `last`, in the hands of one of several threads.
+    """The rows from `first` to before `last`, which one of several threads works on.
 
     `vectors` is the number of rows of a trajectory.
     """
@@ -63,12 +63,12 @@ class Share(NamedTuple):
     vectors: int
 
 
-@part
+@inlined
 def share(thread: int, threads: int, trajectories: int, vectors: int) -> Any:
-    """Return one thread's share of a batch of so many vectors each.
-
-    Whole trajectories where they can be shared equally, and whole tiles elsewhere.
-    """
+    """Return one thread's share of the rows of all trajectories, of `vectors` rows each."""
+    # Whole trajectories where they can be shared equally: then no two threads add to the same
+    # coefficients' gradients. Elsewhere shares end at whole tiles, for the rest of a tile costs
+    # almost as much time as a whole one.
     rows = trajectories * vectors
     first, last = thread * rows // threads, (thread + 1) * rows // threads
     if trajectories % threads != 0:
@@ -77,8 +77,13 @@ def share(thread: int, threads: int, trajectories: int, vectors: int) -> Any:
     return Share(thread, first, last, vectors)
 
 
+# Which of two implementations `push` and `pull` are is decided when their callers are compiled, by
+# the type of the tangent map: `overload` gives Numba a function that looks at types and returns the
+# one to compile.
+
+
 def push(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) -> None:
-    """Put J_t V of the share's rows of `vectors` into those of `images`."""
+    """Write J_t V into the share's rows of `images`, given those of `vectors`."""
     raise NotImplementedError("for compiled code only")
 
 
@@ -103,14 +108,21 @@ def is_gated(tangent: Any) -> bool:
 
 
 def _push_gated(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) -> None:
+    # The frames V [n, k] are stored as rows Vᵀ, so (W V)ᵀ = Vᵀ Wᵀ: one product for the rows of all
+    # trajectories, because W is the same for all. W takes the first N entries of a state, its h.
     start, stop = share.first, share.last
+    # All steps are kept where gradients will need W V, else one place serves all of them.
     currents = tangent.currents[step % len(tangent.currents)]
     multiply_packed(vectors[start:stop], stop - start, tangent.panels, currents[start:stop])
     coefficients, diagonal = tangent.coefficients[step], tangent.diagonal[step]
     _, blocks, gates, units = coefficients.shape
+    # With z = W v, for every block i of the state and every unit:
+    #   (J v)_i = Σ_g C_ig z_g + Σ_j A_ij v_j.
+    # The sums over g and j are loops around that over units, which is contiguous in all arrays.
     for row in range(start, stop):
         trajectory = row // share.vectors
         for block in range(blocks):
+            # The first gate sets, the others add.
             for unit in range(units):
                 factor = coefficients[trajectory, block, 0, unit]
                 images[row, block * units + unit] = factor * currents[row, unit]
@@ -127,6 +139,8 @@ def _push_gated(tangent: Any, step: Any, share: Any, vectors: Any, images: Any) 
 
 
 def _pull_gated(tangent: Any, step: Any, share: Any, covectors: Any) -> None:
+    # Jᵀ g = Wᵀ (Cᵀ g) + Aᵀ g. Here gates = Cᵀ g, of which the gradient of W is made as well:
+    #   (Cᵀ g)_γ = Σ_i C_iγ g_i    for every gate γ and every unit.
     start, stop = share.first, share.last
     gates, through_weight = tangent.gates, tangent.through_weight
     coefficients, diagonal = tangent.coefficients[step], tangent.diagonal[step]
@@ -142,18 +156,21 @@ def _pull_gated(tangent: Any, step: Any, share: Any, covectors: Any) -> None:
                     factor = coefficients[trajectory, block, gate, unit]
                     covector = covectors[row, block * units + unit]
                     gates[row, gate * units + unit] += factor * covector
+    # (Wᵀ Cᵀ g)ᵀ = (Cᵀ g)ᵀ W, N numbers a row, which belong to h.
     multiply_packed(gates[start:stop], stop - start, tangent.panels, through_weight[start:stop])
     others = diagonal.shape[1]
     for row in range(start, stop):
         _pull_diagonal(covectors[row], diagonal[row // share.vectors], others, units)
         for unit in range(units):
+            # Without blocks A is zero, and what `covectors` holds is still g.
             direct = covectors[row, unit] if others else 0
             covectors[row, unit] = through_weight[row, unit] + direct
 
 
-@part
+@inlined
 def _pull_diagonal(covector: Any, diagonal: Any, blocks: int, units: int) -> None:
-    """Replace (g₁, …) by (Σ_i a_{i1} g_i, …); blocks are at most two."""
+    """Replace g by Aᵀ g, of at most two blocks."""
+    # In place: (Aᵀ g)_j = Σ_i A_ij g_i, with both blocks of a unit read before either is written.
     if blocks == 1:
         for unit in range(units):
             covector[unit] *= diagonal[0, 0, unit]
@@ -172,15 +189,19 @@ def _pull_dense(tangent: Any, step: Any, share: Any, covectors: Any) -> None:
     _multiply_dense(tangent, step, share, True, covectors, covectors)
 
 
-@part
+@inlined
 def _multiply_dense(
     tangent: Any, step: Any, share: Any, transposed: bool, vectors: Any, images: Any
 ) -> None:
-    """Multiply from the left, so that the Jacobian is read as it lies."""
+    """Write J V or Jᵀ V into `images`, which may be `vectors`."""
+    # Each trajectory has its own Jacobian, n² numbers for k vectors: to read it once, contiguously
+    # and without packing, is what this is about. It is the left factor, whose single entries a
+    # tile takes in turn, with either stride; so V goes from rows to columns and J V back.
     columns, products = tangent.columns[share.thread], tangent.images[share.thread]
     rows = tangent.rows[share.thread]
     start = share.first
     while start < share.last:
+        # A share may begin and end within a trajectory.
         trajectory = start // share.vectors
         stop = min(share.last, (trajectory + 1) * share.vectors)
         count, jacobian = stop - start, tangent.jacobians[step, trajectory]
@@ -188,6 +209,7 @@ def _multiply_dense(
         transpose(vectors[start:stop], count, size, columns)
         multiply(jacobian, transposed, FULL, size, size, columns, 0, products, 0, count, 1.0, False)
         transpose(products, size, count, rows)
+        # Not transposed into `images` at once: whole blocks would overwrite the next rows.
         for row in range(count):
             for column in range(size):
                 images[start + row, column] = rows[row, column]

@@ -1,12 +1,12 @@
 # Numba and llvmlite are untyped, and what they decorate takes other arguments than it declares.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownArgumentType=false
-"""One tile of a matrix, kept in vector registers from beginning to end.
+"""Tiles of products and transposes in vector registers, written as LLVM instructions.
 
-A compiler vectorises plain loops to about half of what the processor can do here, and a call of
-BLAS costs more than a small product. So the tiles are written in LLVM's vector instructions, one
-for every shape that a matrix can leave at its edges. They take addresses, and strides in numbers;
-nothing is checked.
+See docs/mathematics.md, Products over register tiles. A compiler turns plain loops into vector
+instructions that reach about half of what the processor can do here, and a call of BLAS costs more
+than a small product. There is one tile for every shape that a matrix can leave at its edges. They
+take addresses, and strides counted in numbers; nothing is checked.
 """
 
 from typing import Any, NamedTuple
@@ -19,11 +19,13 @@ from flossing.compiled.compiler import TILE
 
 _INDEX = ir.IntType(64)
 _LANE = ir.IntType(32)
+# A shape as one number, by which to branch: width · base + height. Any base beyond the largest
+# height will do.
 _SHAPE_BASE = 64
 
 
 class _Product(NamedTuple):
-    """The arguments of a tile of a product."""
+    """The arguments of `multiply_tile`."""
 
     height: Any
     width: Any
@@ -72,6 +74,8 @@ def multiply_tile(
             for address in (given.left, given.right, given.product)
         ]
         given = given._replace(left=pointers[0], right=pointers[1], product=pointers[2])
+        # One branch into code that knows its shape: the numbers of rows and of registers must be
+        # constants for the sums to be registers. With powers of two as heights there are twelve.
         done = builder.append_basic_block("done")
         shape = builder.add(builder.mul(given.width, _index(_SHAPE_BASE)), given.height)
         choice = builder.switch(shape, done)
@@ -116,6 +120,7 @@ def transpose_tile(
         last = builder.sub(rows, _index(1))
         block: list[Any] = []
         for lane in range(writer.lanes):
+            # The rows that are not there may lie outside of the memory that the matrix has.
             beyond = builder.icmp_signed(">", _index(lane), last)
             row = builder.select(beyond, last, _index(lane))
             block.append(writer.load(builder.gep(source, [builder.mul(row, stride)])))
@@ -138,7 +143,13 @@ def pointer_to(typing_context: Any, address: Any, number: Any) -> Any:
 
 
 def _transposed(builder: Any, block: list[Any]) -> list[Any]:
-    """Transpose by exchanging ever larger off-diagonal blocks, from 1×1 to half by half."""
+    """Return the registers that hold the columns of a square block, given those of its rows."""
+    # Recursively, [A B; C D]ᵀ = [Aᵀ Cᵀ; Bᵀ Dᵀ]. From the inside out: at stage s the off-diagonal
+    # s×s blocks of every 2s×2s block are exchanged, for s = 1, 2, 4 … Register i and register
+    # i + s, where bit s of i is zero, exchange the lanes of i whose bit s is one with the lanes of
+    # i + s whose bit s is zero. That is two shuffles a pair, lanes · log₂(lanes) in all, against
+    # lanes² for single numbers. A mask says for each lane of the result which lane it takes, of
+    # the first register (0 … lanes − 1) or the second (from `lanes` on).
     lanes = len(block)
     step = 1
     while step < lanes:
@@ -172,6 +183,8 @@ class _VectorWriter:
 
     def load(self, pointer: Any, part: int = 0) -> Any:
         """Return that many numbers."""
+        # Aligned to a single number only: blocks may start at any column. On processors with AVX an
+        # unaligned load costs nothing unless it crosses a cache line.
         return self.builder.load(self.place(pointer, part), align=self.size)
 
     def store(self, value: Any, pointer: Any, part: int = 0) -> None:
@@ -187,7 +200,7 @@ class _VectorWriter:
 
 
 class _ProductWriter(_VectorWriter):
-    """Writes a tile of a product of one shape: the sum over l, and what becomes of it."""
+    """Writes a tile of a product of one shape."""
 
     def __init__(self, builder: Any, element: Any, size: int, height: int, width: int) -> None:
         super().__init__(builder, element, size)
@@ -197,6 +210,8 @@ class _ProductWriter(_VectorWriter):
 
     def write(self, given: _Product) -> None:
         """Write the whole tile."""
+        # P[r, c] = [P[r, c] +] scale · Σ_l L[r, l] R[l, c]. The product is read after the sum, so
+        # it may share memory with R as long as other tiles do not need what this one overwrites.
         sums = self._sums(given)
         scale = self.broadcast(given.scale)
         scaled = [[self.builder.fmul(scale, value) for value in row] for row in sums]
@@ -209,6 +224,11 @@ class _ProductWriter(_VectorWriter):
         self.builder.position_at_end(done)
 
     def _sums(self, given: _Product) -> list[list[Any]]:
+        # For l = 0 … depth − 1, with one register for v lanes of a sum (a phi instruction carries
+        # a register from one turn of the loop to the next):
+        #   S[r, v] ← S[r, v] + L[r, l] · R[l, v]     for all r < height, v < width
+        # Each entry is one sum in the order of l, whatever the shape of the tile that it falls
+        # into, so no result depends on how rows are dealt out to tiles or threads.
         builder = self.builder
         entry = builder.block
         loop, done = builder.append_basic_block("sum"), builder.append_basic_block("summed")
@@ -238,11 +258,13 @@ class _ProductWriter(_VectorWriter):
         return [[self._after_loop(entry, loop, value) for value in row] for row in updated]
 
     def _left_entry(self, left: Any, given: _Product, row: int) -> Any:
+        # With both strides free, L may be the transpose of what lies in memory.
         start = self.builder.mul(given.left_row_stride, _index(row))
         return self.broadcast(self.builder.load(self.builder.gep(left, [start])))
 
     def _updated(self, factor: Any, parts: list[Any], totals: list[Any]) -> list[Any]:
-        # "contract" lets the compiler fuse the two where the processor can.
+        # "contract" lets LLVM fuse the two into one instruction where the processor has it. Numba
+        # adds its own flags only to instructions without any, so these sums are not reordered.
         fuse = ("contract",)
         return [
             self.builder.fadd(self.builder.fmul(factor, part, flags=fuse), total, flags=fuse)
@@ -250,7 +272,7 @@ class _ProductWriter(_VectorWriter):
         ]
 
     def _after_loop(self, entry: Any, loop: Any, value: Any) -> Any:
-        """Return a sum after the loop: zero if that was empty."""
+        """Return a sum after the loop: zero if that had no turn."""
         merged = self.builder.phi(self.vector)
         merged.add_incoming(self.zero, entry)
         merged.add_incoming(value, loop)

@@ -1,8 +1,8 @@
 # Numba is untyped.
 # pyright: reportUnknownMemberType=false
-"""Every compiled function with the types of arguments that it is ever called with.
+"""Calls of every compiled function, which compile it for all types of arguments that it may meet.
 
-The calls are those of a measurement with gradients, on the smallest tensors.
+They are the calls of a measurement with gradients, on the smallest tensors.
 """
 
 from typing import Any
@@ -27,12 +27,10 @@ _RUNS = ((run, run_parallel), (run_back, run_back_parallel))
 
 
 def compile_serial(kind: type[Layer] | type[Dense], dtype: torch.dtype) -> None:
-    """Compile, or load from the cache, what one thread needs for one kind of tangent map.
-
-    Args:
-        kind: one of `KINDS`.
-        dtype: `torch.float32` or `torch.float64`.
-    """
+    """Compile, or load from the cache, what one thread needs for one kind of tangent map."""
+    # On the CPU, whatever the default device is. Numba compiles for types, and neither sizes nor
+    # values are part of a type: two units and one step will do. What is part of it is the layout
+    # of an array, so all tensors must be as contiguous as those of a measurement.
     if issubclass(kind, Dense):
         _scan_dense(torch.eye(2, dtype=dtype, device="cpu").expand(1, 1, 2, 2))
     else:
@@ -41,12 +39,9 @@ def compile_serial(kind: type[Layer] | type[Dense], dtype: torch.dtype) -> None:
 
 
 def compile_parallel(kind: type[Layer] | type[Dense], dtype: torch.dtype) -> None:
-    """Do the same for what several threads need, which is not called.
-
-    Args:
-        kind: one of `KINDS`.
-        dtype: `torch.float32` or `torch.float64`.
-    """
+    """Compile, or load from the cache, what several threads need besides."""
+    # Not by calls, for on tensors as small as these the interfaces choose the serial functions. The
+    # parallel ones take the same types.
     compile_serial(kind, dtype)
     holders = [(_SCANS, Dense if kind is Dense else Gated), (_RUNS, kind)]
     for pairs, holder in holders:
@@ -84,7 +79,6 @@ def _forward(
 
 def _run_layer(kind: type[Layer], dtype: torch.dtype) -> None:
     outputs, size = 2 * _GATES[kind], 4 if kind is LstmLayer else 2
-    # Whatever the default device is.
     zeros = torch.zeros(0, dtype=dtype, device="cpu").new_zeros
     given = layer_interface.LayerInputs(
         zeros(1, 1, outputs), zeros(outputs, 2), zeros(outputs), zeros(1, size)

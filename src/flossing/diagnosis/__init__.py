@@ -1,1 +1,1 @@
-"""`flossing analyze`: from saved weights to a page."""
+"""`flossing analyze`: from a checkpoint to a report on its network."""

@@ -1,6 +1,7 @@
-"""What a spectrum says about gradients over a horizon, and whether to floss: a rule, spelled out.
+"""The rule by which flossing is recommended.
 
-A component of the gradient along direction i changes over H steps by the factor e^{λ_i H}.
+Over H steps a gradient along direction i changes by a factor of about exp(λ_i H). The direction
+carries gradients if this factor is less than a thousand, in growth or in decay.
 """
 
 import math
@@ -14,28 +15,28 @@ from torch import Tensor
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.support.checks import require_integer
 
+CARRYING_FACTOR = 1000.0
+"""Gradients that change by this factor or more over the horizon have vanished or exploded."""
+
 Verdict: TypeAlias = Literal["explodes", "vanishes", "carries some", "carries all"]
 
 VERDICTS: tuple[Verdict, ...] = ("explodes", "vanishes", "carries some", "carries all")
-"""From the one that needs flossing most."""
-
-CARRYING_FACTOR = 1000.0
-"""A direction carries gradients over the horizon if they change by a smaller factor than this."""
+"""In descending order of the need for flossing."""
 
 
 @dataclass(frozen=True)
-class Fates:
-    """What becomes of the gradient along each of k directions over a horizon.
+class DirectionCounts:
+    """Number of directions along which gradients explode, are carried, or vanish over a horizon.
 
     Attributes:
         horizon: H, in steps.
-        bound: ln(1000)/H, in nats per step: directions with |λ| below it carry.
-        explode: How many directions have λ ≥ bound.
-        carry: How many have |λ| < bound.
-        vanish: How many have −∞ < λ ≤ −bound.
-        lost: How many have λ = −∞.
-        uncertain: How many have a |λ| within two standard errors of the bound, so that they could
-            belong to another row; infinite standard errors count.
+        bound: ln(1000)/H, in nats per step.
+        explode: Directions with λ ≥ bound.
+        carry: Directions with |λ| < bound.
+        vanish: Directions with −∞ < λ ≤ −bound.
+        lost: Directions with λ = −∞.
+        uncertain: Directions with |λ| within two standard errors of the bound, whatever class
+            they are counted in; infinite standard errors count.
     """
 
     horizon: int
@@ -49,15 +50,14 @@ class Fates:
 
 @dataclass(frozen=True)
 class Advice:
-    """Whether to floss, and how many exponents.
+    """Recommendation for one layer.
 
     Attributes:
-        verdict: "explodes" if some direction does; else "vanishes" if none carries, "carries all"
-            if at least k do, "carries some" otherwise.
-        k: How many exponents to push to zero, at least 1.
-        resolvable: How many exponents are finite and less than half of the digits below the
-            largest, in one step.
-        carry: How many directions carry gradients over the horizon as they are.
+        verdict: "explodes" if gradients explode along any direction; otherwise "vanishes" if no
+            direction carries them, "carries all" if at least k do, and "carries some" if fewer do.
+        k: Number of exponents to floss, at least 1.
+        resolvable: Number of exponents that the precision can resolve.
+        carry: Number of directions that carry gradients over the horizon.
     """
 
     verdict: Verdict
@@ -69,8 +69,7 @@ class Advice:
 def average(spectrum: LyapunovSpectrum) -> tuple[Float[Tensor, "k"], Float[Tensor, "k"]]:
     """Return the exponents averaged over trajectories, and their standard errors, in float64.
 
-    Args:
-        spectrum: Of B trajectories, taken as independent.
+    Trajectories are treated as independent.
 
     Example:
         >>> import flossing
@@ -84,72 +83,76 @@ def average(spectrum: LyapunovSpectrum) -> tuple[Float[Tensor, "k"], Float[Tenso
     return exponents.mean(dim=0), errors.square().sum(dim=0).sqrt() / len(errors)
 
 
-def fates(exponents: Float[Tensor, "k"], errors: Float[Tensor, "k"], horizon: int) -> Fates:
-    """Sort directions by what becomes of the gradient along them.
+def count_directions(
+    exponents: Float[Tensor, "k"], errors: Float[Tensor, "k"], horizon: int
+) -> DirectionCounts:
+    """Classify directions by what happens to gradients along them over the horizon.
 
     Args:
         exponents: In nats per step.
-        errors: Their standard errors.
-        horizon: H, in steps, at least 1.
+        errors: Their standard errors, in nats per step.
+        horizon: H, in steps.
 
     Raises:
         InvalidOptionError: `horizon` is not an `int` of at least 1.
 
     Example:
         >>> exponents = torch.tensor([0.01, -0.02, -0.5, float("-inf")])
-        >>> sorted_out = fates(exponents, torch.full((4,), 1e-3), horizon=100)
-        >>> sorted_out.explode, sorted_out.carry, sorted_out.vanish, sorted_out.lost
+        >>> counts = count_directions(exponents, torch.full((4,), 1e-3), horizon=100)
+        >>> counts.explode, counts.carry, counts.vanish, counts.lost
         (0, 2, 1, 1)
     """
     require_integer("horizon", horizon, at_least=1)
     bound = math.log(CARRYING_FACTOR) / horizon
     lost = exponents.isneginf()
     near = (exponents.abs() - bound).abs() < 2 * errors
-    return Fates(
+    return DirectionCounts(
         horizon=horizon,
         bound=bound,
-        explode=_count(exponents >= bound),
-        carry=_count(exponents.abs() < bound),
-        vanish=_count((exponents <= -bound) & ~lost),
-        lost=_count(lost),
-        uncertain=_count(near & ~lost),
+        explode=int((exponents >= bound).sum()),
+        carry=int((exponents.abs() < bound).sum()),
+        vanish=int(((exponents <= -bound) & ~lost).sum()),
+        lost=int(lost.sum()),
+        uncertain=int((near & ~lost).sum()),
     )
 
 
 def advise(
-    exponents: Float[Tensor, "k"], sorted_out: Fates, *, dtype: torch.dtype, memory: int
+    exponents: Float[Tensor, "k"], counts: DirectionCounts, *, dtype: torch.dtype, memory: int
 ) -> Advice:
-    """Tell whether to floss, and how many exponents.
+    """Recommend whether to floss, and how many exponents.
 
-    k is the number of resolvable exponents, but no more than there are memory units. An exponent
-    is resolvable if it is finite and λ_1 − λ_i < ½ ln(1/ε), ε the rounding unit: further down, a
-    factorisation at every single step leaves less than half of the digits to compute a gradient
-    with. The published setting, k = 75 for a vanilla network of 80 units, follows the same thought.
+    k is the number of resolvable exponents, limited to the number of directions that can hold
+    memory. An exponent is resolvable if it is finite and λ_1 − λ_i < ½ ln(1/ε), where ε is the
+    machine epsilon: beyond that, even an orthonormalisation at every step leaves less than half of
+    the digits for the gradient. The published setting, k = 75 for a vanilla network of 80 units,
+    is of the same kind.
 
     Args:
         exponents: In nats per step, in descending order.
-        sorted_out: What `fates` says of them.
+        counts: Of the same exponents.
         dtype: Precision in which the network will be flossed.
-        memory: How many directions can hold memory: the cells of an LSTM, whose other half of the
-            state is a function of them; the state size of other networks.
+        memory: Number of directions that can hold memory: the cells of an LSTM, since the other
+            half of its state is a function of them; the state size of other networks.
 
     Example:
         >>> exponents = torch.tensor([-0.5, -1.0, -12.0])
-        >>> sorted_out = fates(exponents, torch.zeros(3), horizon=100)
-        >>> advise(exponents, sorted_out, dtype=torch.float32, memory=3)
+        >>> counts = count_directions(exponents, torch.zeros(3), horizon=100)
+        >>> advise(exponents, counts, dtype=torch.float32, memory=3)
         Advice(verdict='vanishes', k=2, resolvable=2, carry=0)
     """
-    gap = -math.log(torch.finfo(dtype).eps) / 2
-    resolvable = _count(exponents.isfinite() & (exponents[0] - exponents < gap))
+    close = exponents[0] - exponents < resolvable_gap(dtype)
+    resolvable = int((exponents.isfinite() & close).sum())
     k = max(1, min(resolvable, memory))
-    if sorted_out.explode:
+    if counts.explode:
         verdict: Verdict = "explodes"
-    elif not sorted_out.carry:
+    elif not counts.carry:
         verdict = "vanishes"
     else:
-        verdict = "carries all" if sorted_out.carry >= k else "carries some"
-    return Advice(verdict, k, resolvable, sorted_out.carry)
+        verdict = "carries all" if counts.carry >= k else "carries some"
+    return Advice(verdict, k, resolvable, counts.carry)
 
 
-def _count(chosen: Tensor) -> int:
-    return int(chosen.sum())
+def resolvable_gap(dtype: torch.dtype) -> float:
+    """Return the gap in nats per step at which a single step loses half of the digits."""
+    return -math.log(torch.finfo(dtype).eps) / 2

@@ -1,94 +1,95 @@
-"""The report of a network: its sections, one after the other."""
+"""The chapters of the report in their order, and the analysis that builds them."""
 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from flossing.diagnosis.sections import conditioning, context, convergence, directions, reach
-from flossing.diagnosis.sections.advice import advice_in_words, advice_section
-from flossing.diagnosis.sections.conditioning import conditioning_section
-from flossing.diagnosis.sections.context import context_section
-from flossing.diagnosis.sections.convergence import convergence_section
-from flossing.diagnosis.sections.directions import directions_section
-from flossing.diagnosis.sections.reach import reach_section
-from flossing.diagnosis.sections.spectrum import outcome_in_words, spectrum_section
-from flossing.diagnosis.study import SectionBuilder, Study
+from flossing.diagnosis.sections import (
+    advice,
+    context,
+    convergence,
+    covariant_vectors,
+    gradient_horizon,
+    long_term_jacobian,
+    spectrum,
+)
+from flossing.diagnosis.subject import SectionBuilder, Subject
 from flossing.errors import FlossingError, NumericalWarning
 from flossing.report.model import Fact, Report, Section
-from flossing.support.formatting import counted
+from flossing.support.formatting import plural
 
 
 class Chapter(NamedTuple):
-    """A section to be built.
+    """A section that can be selected.
 
     Attributes:
-        key: What it is chosen by.
-        name: What is being done meanwhile.
-        build: Does it.
-        heading: Of the section that says why it could not be built; without one, what goes wrong
-            ends the analysis.
+        key: Its name for `--sections`.
+        heading: Its heading in the report.
+        build: Makes the section.
+        required: Whether its failure ends the analysis; otherwise the section states the reason.
     """
 
     key: str
-    name: str
+    heading: str
     build: SectionBuilder
-    heading: str | None = None
+    required: bool = False
 
 
 CHAPTERS: tuple[Chapter, ...] = (
-    Chapter("spectrum", "Lyapunov spectrum", spectrum_section),
+    Chapter("spectrum", spectrum.HEADING, spectrum.spectrum_section, required=True),
     Chapter(
-        "conditioning",
-        "long-term Jacobian",
-        conditioning_section,
-        conditioning.HEADING,
+        "conditioning", long_term_jacobian.HEADING, long_term_jacobian.long_term_jacobian_section
     ),
-    Chapter("reach", "reach of gradients", reach_section, reach.HEADING),
-    Chapter("convergence", "convergence", convergence_section, convergence.HEADING),
-    Chapter("directions", "covariant vectors", directions_section, directions.HEADING),
-    Chapter("context", "dynamical context", context_section, context.HEADING),
-    Chapter("advice", "what to do", advice_section),
+    Chapter("reach", gradient_horizon.HEADING, gradient_horizon.gradient_horizon_section),
+    Chapter("convergence", convergence.HEADING, convergence.convergence_section),
+    Chapter("directions", covariant_vectors.HEADING, covariant_vectors.covariant_vectors_section),
+    Chapter("context", context.HEADING, context.context_section),
+    Chapter("advice", advice.HEADING, advice.advice_section, required=True),
 )
 
 
 def analyse(
-    study: Study,
+    subject: Subject,
     *,
     chapters: Sequence[Chapter] = CHAPTERS,
     on_progress: Callable[[int, str], None] | None = None,
 ) -> Report:
-    """Analyse a network, section by section.
+    """Analyse a network, chapter by chapter.
 
     Args:
-        study: The network with what drives it.
-        chapters: The sections to build.
-        on_progress: Called before each section with how many are done and what comes next.
+        subject: The network with its inputs.
+        chapters: The chapters to build.
+        on_progress: Called before each chapter with the number of finished ones and its heading.
 
     Returns:
-        The report; what degrades an answer is noted in its section.
+        The report; numerical warnings become notes of the section that they occurred in.
 
     Raises:
-        FlossingError: what `flossing.lyapunov_spectrum` raises. What other analyses raise is said
-            in their sections.
+        FlossingError: A required chapter failed, or the spectrum could not be measured.
     """
     sections: list[Section] = []
     for done, chapter in enumerate(chapters):
         if on_progress is not None:
-            on_progress(done, chapter.name)
-        sections.append(_with_warnings_as_notes(chapter, study))
+            on_progress(done, chapter.heading)
+        sections.append(_with_warnings_as_notes(chapter, subject))
     return Report(
-        title=f"Lyapunov analysis of {study.name}",
-        facts=_facts(study),
-        summary=(outcome_in_words(study), advice_in_words(study)),
+        title=f"Lyapunov analysis of {subject.name}",
+        facts=_facts(subject),
+        summary=(spectrum.outcome_in_words(subject), advice.advice_in_words(subject)),
         sections=tuple(sections),
     )
 
 
-def _with_warnings_as_notes(chapter: Chapter, study: Study) -> Section:
+def _with_warnings_as_notes(chapter: Chapter, subject: Subject) -> Section:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NumericalWarning)
-        section = _built(chapter, study)
+        try:
+            section = chapter.build(subject)
+        except FlossingError as error:
+            if chapter.required:
+                raise
+            section = Section(chapter.heading, meaning=(f"This could not be measured: {error}.",))
     notes: list[str] = []
     for warning in caught:
         if issubclass(warning.category, NumericalWarning):
@@ -100,31 +101,19 @@ def _with_warnings_as_notes(chapter: Chapter, study: Study) -> Section:
     return replace(section, notes=(*section.notes, *dict.fromkeys(notes)))
 
 
-def _built(chapter: Chapter, study: Study) -> Section:
-    try:
-        return chapter.build(study)
-    except FlossingError as error:
-        if chapter.heading is None:
-            raise
-        return Section(chapter.heading, meaning=(f"This could not be measured: {error}.",))
-
-
-def _facts(study: Study) -> tuple[Fact, ...]:
-    steps, trajectories, _ = study.inputs.shape
-    spectrum = study.spectrum
-    assumptions = tuple(Fact("Assumption", each) for each in study.network.assumptions)
-    size = study.state_size
-    count = spectrum.exponents.shape[-1]
-    layer = () if study.layer is None else (Fact("Layer", study.layer),)
+def _facts(subject: Subject) -> tuple[Fact, ...]:
+    steps, trajectories, _ = subject.inputs.shape
+    measured, size = subject.spectrum, subject.state_size
+    count = measured.exponents.shape[-1]
     return (
-        Fact("Network", study.network.summary),
-        Fact("Found under", study.network.prefix or "the top level"),
-        *assumptions,
-        *layer,
-        Fact("Inputs", study.source),
-        Fact("Trajectories", f"{trajectories}, {counted(steps, 'step')} each"),
-        Fact("Steps not counted", steps - int(spectrum.counted_steps.min())),
+        Fact("Network", subject.network.summary),
+        Fact("Parameter prefix", subject.network.prefix or "none"),
+        *(Fact("Assumption", each) for each in subject.network.assumptions),
+        *(() if subject.layer is None else (Fact("Layer", subject.layer),)),
+        Fact("Inputs", subject.source),
+        Fact("Trajectories", f"{trajectories}, {plural(steps, 'step')} each"),
+        Fact("Transient steps", steps - int(measured.counted_steps.min())),
         Fact("Exponents", f"{count} of {size}" if count < size else f"all {size}"),
-        Fact("Precision", str(spectrum.exponents.dtype).removeprefix("torch.")),
-        Fact("Horizon", counted(study.horizon, "step")),
+        Fact("Precision", str(measured.exponents.dtype).removeprefix("torch.")),
+        Fact("Horizon", plural(subject.horizon, "step")),
     )

@@ -1,4 +1,4 @@
-"""`flossing analyze`."""
+"""The command `flossing analyze`: its options, and the report that it writes."""
 
 import argparse
 from pathlib import Path
@@ -12,23 +12,25 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flossing.diagnosis.chapters import Chapter
-    from flossing.diagnosis.study import Study
+    from flossing.diagnosis.subject import Subject
     from flossing.report import Report
     from flossing.support.arguments import Commands, Group
 
 DEFAULT_HORIZON = 100
 
 ANALYZE = """\
-Tell whether the gradients of a saved recurrent network vanish or explode, over
-what horizon and along how many directions, and whether to floss it.
+Measure whether the gradients of a saved recurrent network vanish or explode,
+over how many steps and along how many directions, and recommend whether to
+floss it.
 
-CHECKPOINT is a state dict as torch.save or safetensors writes it, also inside a
-trainer's checkpoint. Nothing in it is run. The recurrent layer, nn.RNN, nn.GRU,
-nn.LSTM or one of their cells, is found by its names, and its sizes by its
-shapes. Without --inputs and --task it is driven by standard normal noise.
+CHECKPOINT is a state dict saved by torch.save or safetensors, or a trainer's
+checkpoint that contains one. No code in it is run. The recurrent layer, an
+nn.RNN, nn.GRU, nn.LSTM or one of their cells, is recognised by its parameter
+names, and its sizes by their shapes. Without --inputs and --task the network is
+driven by standard normal noise.
 
-Writes an HTML page that needs nothing beside itself, and with --json the
-numbers behind it; numbers that are not finite are "inf", "-inf" and "nan".
+The report is a single, self-contained HTML file. --json writes its numbers, in
+which infinities and NaN are the strings "inf", "-inf" and "nan".
 """
 
 EXAMPLES = """\
@@ -39,32 +41,33 @@ examples:
   flossing analyze weights.safetensors --task delayed-copy:delay=40 --steps 1000 --json report.json
   flossing analyze cell.pt --module my_project.models:make_cell --inputs data.csv --horizon 200
 
-a factory named by --module is imported, from the current folder too, and run;
-it returns an nn.Module that maps (x_t, state) to the next state and has a
-method initial_state(batch_size). A description says the same in a file:
-  module = "my_project.models:make_cell"    # or "RNN", "GRU", "LSTM"
-  prefix = "model.rnn."
-  nonlinearity = "relu"                     # of an RNN
-  [arguments]                               # for the factory
-  hidden_size = 64
+custom modules:
+  The factory given to --module is imported, also from the current folder, and
+  called. It returns an nn.Module that maps (x_t, state) to the next state and
+  has a method initial_state(batch_size). A description file can hold its
+  keyword arguments along with the other options:
+    module = "my_project.models:make_cell"    # or "RNN", "GRU", "LSTM"
+    prefix = "model.rnn."
+    nonlinearity = "relu"                     # of an RNN
+    [arguments]                               # of the factory
+    hidden_size = 64
 """
 
 
 def add_command(commands: "Commands") -> None:
-    """Add the command to the parser.
-
-    Args:
-        commands: What the parser keeps its commands in.
-    """
+    """Add `analyze` to the commands of the parser."""
     analyze = commands.add_parser(
         "analyze",
-        help="tell what a saved network does to its gradients; write a report",
+        help="measure how a saved network propagates gradients; write a report",
         description=ANALYZE,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     analyze.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="what torch.save wrote, or .safetensors"
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="a file saved by torch.save, or .safetensors",
     )
     _add_network_options(analyze.add_argument_group("network"))
     _add_input_options(analyze.add_argument_group("inputs"))
@@ -77,33 +80,41 @@ def _add_network_options(group: "Group") -> None:
     group.add_argument(
         "--module",
         metavar="NAME",
-        help="RNN, GRU or LSTM, to be sure; or package.module:factory, whose code is run",
+        help="RNN, GRU or LSTM, to check the kind of the layer; or package.module:factory, a "
+        "function that is run and returns a custom module",
     )
     group.add_argument(
         "--prefix",
         metavar="NAME",
-        help="what the names of the recurrent weights begin with, where there are several layers",
+        help="prefix of the layer's parameter names, where there are several recurrent layers",
     )
     group.add_argument(
         "--nonlinearity",
         choices=("tanh", "relu"),
-        help="of an RNN; a checkpoint does not tell (default: tanh)",
+        help="nonlinearity of an RNN, which a checkpoint does not contain (default: tanh)",
     )
     group.add_argument(
-        "--description", type=Path, metavar="PATH", help="a TOML file that says these three"
+        "--description",
+        type=Path,
+        metavar="PATH",
+        help="TOML file with any of module, prefix, nonlinearity and arguments; options override "
+        "it",
     )
     group.add_argument(
         "--layer",
         type=whole_number(0),
         metavar="NUMBER",
-        help="of a stack, that layer alone, from 0 (default: all as one state)",
+        help="layer of a stack to analyse, counted from 0 (default: the whole stack as one state)",
     )
 
 
 def _add_input_options(group: "Group") -> None:
     source = group.add_mutually_exclusive_group()
     source.add_argument(
-        "--inputs", type=Path, metavar="PATH", help="sequences: .npy, .npz, .csv, .pt, .safetensors"
+        "--inputs",
+        type=Path,
+        metavar="PATH",
+        help="file of sequences: .npy, .npz, .csv, .pt, .pth or .safetensors",
     )
     source.add_argument(
         "--task",
@@ -111,34 +122,39 @@ def _add_input_options(group: "Group") -> None:
         help="delayed-copy, temporal-xor, spatial-xor, adding-problem, copy-memory or digits; with "
         "settings: delayed-copy:delay=40,steps=300",
     )
-    group.add_argument("--array", metavar="NAME", help="which array of a file with several")
     group.add_argument(
-        "--sequence-column", metavar="NAME", help="the column of a .csv that names the sequence"
+        "--array", metavar="NAME", help="name of the array in a file that contains several"
+    )
+    group.add_argument(
+        "--sequence-column",
+        metavar="NAME",
+        help="column of a .csv file that identifies the sequence of each row",
     )
     group.add_argument(
         "--layout",
         choices=("time-first", "batch-first"),
         default="time-first",
-        help="(steps, sequences, features), or sequences first (default: %(default)s)",
+        help="order of axes: (steps, sequences, features), or (sequences, steps, features) "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--steps",
         type=whole_number(1),
         metavar="NUMBER",
-        help="at most so many (default: all; 1000 of noise)",
+        help="maximum number of steps (default: all; 1000 of noise)",
     )
     group.add_argument(
         "--trajectories",
         type=whole_number(1),
         metavar="NUMBER",
-        help="at most so many (default: all of a file; 4 of a task or of noise)",
+        help="maximum number of trajectories (default: all of a file; 4 of a task or of noise)",
     )
     group.add_argument(
         "--seed",
         type=whole_number(0),
         default=0,
         metavar="NUMBER",
-        help="of the noise or of the task (default: %(default)s)",
+        help="seed of the noise or of the task (default: %(default)s)",
     )
 
 
@@ -147,25 +163,46 @@ def _add_analysis_options(group: "Group") -> None:
         "--horizon",
         type=whole_number(1),
         metavar="NUMBER",
-        help="steps over which gradients are to be carried (default: the task's delay if it has "
-        f"one, else {DEFAULT_HORIZON})",
+        help="number of steps over which gradients should be carried (default: the delay of the "
+        f"task if it has one, otherwise {DEFAULT_HORIZON})",
     )
     group.add_argument(
         "--k",
         type=whole_number(1),
         metavar="NUMBER",
-        help="how many exponents, from the largest (default: all, up to 256)",
+        help="number of exponents, from the largest (default: all, up to 256)",
     )
     group.add_argument(
         "--state-transient",
         type=whole_number(0),
         metavar="NUMBER",
-        help="first steps that only bring the state to where it usually is (default: a tenth)",
+        help="number of first steps to discard while the state settles (default: a tenth)",
     )
     group.add_argument(
         "--dtype",
         choices=("float32", "float64"),
-        help="precision to compute in (default: the network's; float64 resolves smaller exponents)",
+        help="precision of the analysis (default: that of the network; float64 resolves smaller "
+        "exponents)",
+    )
+
+
+def _add_output_options(group: "Group") -> None:
+    group.add_argument(
+        "--sections",
+        type=_chapters,
+        metavar="NAMES",
+        help="comma-separated sections of the report: spectrum (always measured), conditioning, "
+        "reach, convergence, directions, context, advice (default: all)",
+    )
+    group.add_argument(
+        "--output",
+        type=writable_path(".html", ".htm"),
+        default=Path("flossing-report.html"),
+        metavar="PATH",
+        help="the report (default: %(default)s)",
+    )
+    group.add_argument(
+        "--json", type=writable_path(), metavar="PATH", help="the numbers of the report, as JSON"
     )
 
 
@@ -176,40 +213,22 @@ def _chapters(text: str) -> "tuple[Chapter, ...]":
     wanted = [name.strip() for name in text.split(",")]
     for name in wanted:
         if name not in known:
-            raise argparse.ArgumentTypeError(f"there is no section {name!r}: {', '.join(known)}")
+            raise argparse.ArgumentTypeError(
+                f"there is no section {name!r}: choose from {', '.join(known)}"
+            )
     return tuple(chapter for chapter in CHAPTERS if chapter.key in wanted)
 
 
-def _add_output_options(group: "Group") -> None:
-    group.add_argument(
-        "--sections",
-        type=_chapters,
-        metavar="NAMES",
-        help="which, with commas between them: spectrum (which is measured in any case), "
-        "conditioning, reach, convergence, directions, context, advice (default: all)",
-    )
-    group.add_argument(
-        "--output",
-        type=writable_path(".html", ".htm"),
-        default=Path("flossing-report.html"),
-        metavar="PATH",
-        help="the report (default: %(default)s)",
-    )
-    group.add_argument(
-        "--json", type=writable_path(), metavar="PATH", help="the numbers behind it as JSON"
-    )
-
-
 def _analyze(options: argparse.Namespace) -> int:
-    # Imported here, for it needs the extra `cli`, and --help does not.
+    # Imported here because they need the extra `cli`, which --help does not.
     from rich.console import Console
 
     from flossing.report import render
 
     console = Console()
-    study = _study(options)
-    console.print(study.network.summary, highlight=False, soft_wrap=True)
-    report = _analyse_with_progress(study, options.sections, console)
+    subject = _subject(options)
+    console.print(subject.network.summary, highlight=False, soft_wrap=True)
+    report = _analyse_with_progress(subject, options.sections, console)
     make_folders(options.output, options.json)
     options.output.write_text(render(report), encoding="utf-8")
     for sentence in report.summary:
@@ -221,16 +240,15 @@ def _analyze(options: argparse.Namespace) -> int:
     return 0
 
 
-def _study(options: argparse.Namespace) -> "Study":
+def _subject(options: argparse.Namespace) -> "Subject":
     import torch
 
-    from flossing.diagnosis.study import Study
+    from flossing.diagnosis.subject import Subject
 
     network = _network(options)
     driving = driving_inputs(network, options)
-    steps = len(driving.inputs)
     transient = options.state_transient
-    return Study(
+    return Subject(
         name=options.checkpoint.name,
         network=network,
         inputs=driving.inputs,
@@ -239,7 +257,7 @@ def _study(options: argparse.Namespace) -> "Study":
         k=options.k,
         layer=options.layer,
         dtype=None if options.dtype is None else getattr(torch, options.dtype),
-        state_transient=steps // 10 if transient is None else transient,
+        state_transient=len(driving.inputs) // 10 if transient is None else transient,
     )
 
 
@@ -255,19 +273,20 @@ def _network(options: argparse.Namespace) -> Network:
 
 
 def _analyse_with_progress(
-    study: "Study", chosen: "tuple[Chapter, ...] | None", console: "Console"
+    subject: "Subject", chosen: "tuple[Chapter, ...] | None", console: "Console"
 ) -> "Report":
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from flossing.diagnosis.chapters import CHAPTERS, analyse
 
     columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     chapters = chosen or CHAPTERS
-    with bar:
-        task = bar.add_task("", total=len(chapters))
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("", total=len(chapters))
         return analyse(
-            study,
+            subject,
             chapters=chapters,
-            on_progress=lambda done, name: bar.update(task, completed=done, description=name),
+            on_progress=lambda done, name: progress.update(task, completed=done, description=name),
         )

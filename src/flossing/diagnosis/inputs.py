@@ -1,4 +1,4 @@
-"""The inputs that a network is driven by, as the command line names them."""
+"""The inputs that drive the network, from the options of the command line."""
 
 import argparse
 from typing import NamedTuple
@@ -16,12 +16,12 @@ TRAJECTORIES = 4
 
 
 class Driving(NamedTuple):
-    """What drives a network.
+    """Inputs of a network.
 
     Attributes:
-        inputs: The sequences, in the network's precision.
-        source: Where they come from, in words.
-        delay: Over how many steps the task asks for memory; `None` if that is unknown.
+        inputs: (T, B, D), in the precision of the network.
+        source: Where they come from, as text for the report.
+        delay: Number of steps over which their task requires memory; `None` if unknown.
     """
 
     inputs: Float[Tensor, "T B D"]
@@ -30,18 +30,14 @@ class Driving(NamedTuple):
 
 
 def driving_inputs(network: Network, options: argparse.Namespace) -> Driving:
-    """Read, draw or make up the inputs that the options name.
-
-    Args:
-        network: What they should fit.
-        options: Of the command `analyze`.
+    """Return the inputs that the options select: a file, a task, or else noise.
 
     Raises:
-        FlossingError: they cannot be had, or do not fit.
+        FlossingError: They cannot be read or made, or do not fit the network.
     """
     if options.inputs is None and (options.array or options.sequence_column):
         raise InvalidOptionError(
-            "--array and --sequence-column choose within a file: name it with --inputs"
+            "--array and --sequence-column select data within a file: name the file with --inputs"
         )
     if options.inputs is not None:
         driving = _from_file(options)
@@ -68,19 +64,18 @@ def _from_file(options: argparse.Namespace) -> Driving:
 def _from_task(options: argparse.Namespace) -> Driving:
     task = task_named(options.task)
     batch = next(task.batches(options.trajectories or TRAJECTORIES, seed=options.seed))
-    delay = getattr(task, "delay", None)
     return Driving(
         shortened(batch.inputs, steps=options.steps),
-        f"the task {task!r}, seed {options.seed}",
-        delay,
+        f"task {task!r}, seed {options.seed}",
+        getattr(task, "delay", None),
     )
 
 
 def _noise(network: Network, options: argparse.Namespace) -> Driving:
     if network.input_size is None:
         raise InvalidInputError(
-            f"{type(network.module).__name__} does not say how many features its inputs have: give "
-            "it an attribute input_size, or name a file with --inputs"
+            f"{type(network.module).__name__} has no attribute input_size, from which the number "
+            "of input features would follow: add it, or name a file with --inputs"
         )
     inputs = normal_noise(
         options.steps or NOISE_STEPS,
@@ -88,4 +83,4 @@ def _noise(network: Network, options: argparse.Namespace) -> Driving:
         network.input_size,
         seed=options.seed,
     )
-    return Driving(inputs, f"standard normal noise, seed {options.seed}, for want of real inputs")
+    return Driving(inputs, f"standard normal noise, seed {options.seed} (no inputs were given)")

@@ -1,1 +1,1 @@
-"""A measurement: a run along a trajectory, and what it says of the exponents."""
+"""Measuring exponents: options, the run along a trajectory, its growth, error bars, the result."""

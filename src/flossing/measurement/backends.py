@@ -1,4 +1,4 @@
-"""The backends by name, and what "auto" is: compiled code as soon as there is some."""
+"""The backends by name, and the choice of "auto": compiled code as soon as it is ready."""
 
 from typing import Any
 
@@ -31,16 +31,11 @@ BACKENDS: dict[str, Backend] = {
 def chosen_backend(backend: str | Backend, problem: DrivenMap, exponents: int) -> Backend:
     """Return a backend by name, or the callable itself.
 
-    "auto" is the compiled one where its code is ready. Where it is not, another process compiles
-    it, and until that is done "auto" is the one of PyTorch operations.
-
-    Args:
-        backend: the name or callable.
-        problem: what it is for.
-        exponents: how many exponents are measured.
+    "auto" is "compiled" where its code is ready. Where it is not, a process in the background
+    compiles it, and "auto" is "torch" until that is done.
 
     Raises:
-        InvalidOptionError: no backend has that name; the message lists those there are.
+        InvalidOptionError: no backend has that name; the message lists the names.
     """
     if callable(backend):
         return backend
@@ -60,24 +55,25 @@ def compile_ahead(
     dtype: torch.dtype | None = None,
     threads: int | None = None,
 ) -> None:
-    """Compile what measuring a system on a CPU needs, unless it is on disk already.
+    """Compile the loops that measuring a system on a CPU needs, unless they are on disk already.
 
-    Compiling takes about half a minute once, and as long again for what several threads share.
-    Without this function a process in the background does it, and measurements with
-    `backend="auto"` are made by PyTorch operations until it is done: more slowly, and with
-    other roundings. With it all measurements of a program are compiled, from the first one on.
-    Where another process is compiling, this one waits for it. Where Numba finds no place for its
-    cache, every process compiles anew.
+    Compiling takes about half a minute once, and as long again for the loops that several threads
+    share. Without this function a process in the background compiles, and measurements with
+    `backend="auto"` use PyTorch operations until it is done: more slowly, and with different
+    rounding. With it, all measurements of a program use compiled loops from the first one on.
+    If another process is compiling, this one waits for it. If Numba finds no place for its cache,
+    every process compiles anew.
 
     Args:
-        system: the module or callable that is to be measured; `None` for whatever there is.
-        dtype: the precision to compute in; `None` for the system's own, and without a system for
+        system: the module or callable to measure; `None` for every kind of system.
+        dtype: the precision to compute in; `None` for the system's own, or without a system for
             PyTorch's default.
-        threads: with 1, only what a single thread needs; `None` for `torch.get_num_threads()`.
+        threads: 1 to compile only what a single thread needs; `None` for
+            `torch.get_num_threads()`.
 
     Raises:
         UnsupportedSystemError: the system has no single deterministic forward map.
-        InvalidOptionError: exponents cannot be computed in that precision.
+        InvalidOptionError: `dtype` is neither float32 nor float64.
 
     Example:
         >>> import torch, flossing
@@ -98,6 +94,8 @@ def _automatic_backend(problem: DrivenMap, exponents: int) -> Backend:
     if problem.state.device.type != "cpu":
         return torch_growth
     kind = _kind(problem.recurrence)
+    # One row for each tangent vector. Serial and parallel loops are compiled apart, so ask for
+    # those that this problem will use: that depends on the work of a step.
     rows = len(problem.state) * exponents
     parallel = threads_for(rows, rows * _weights(problem)) > 1
     code = Code(kind, problem.state.dtype, parallel)
@@ -109,13 +107,15 @@ def _kind_of_system(system: Any, dtype: torch.dtype) -> type[Layer] | type[Dense
 
 
 def _kind(recurrence: Recurrence) -> type[Layer] | type[Dense]:
+    # A projected LSTM has a state of two sizes, which the loops for layers do not know. Like cells
+    # and stacks of Jacobians, it is scanned as dense matrices.
     if isinstance(recurrence, StockRecurrence) and not recurrence.projected:
         return recurrence.kind.compiled
     return Dense
 
 
 def _weights(problem: DrivenMap) -> int:
-    """Return how many weights a product of the compiled scans has."""
+    """Return the number of weights in the matrix of a compiled product: of W, or of J_t."""
     recurrence = problem.recurrence
     if isinstance(recurrence, StockRecurrence) and not recurrence.projected:
         return max(layer.weight_hh.numel() for layer in recurrence.layers)

@@ -1,4 +1,14 @@
-"""Log growth rates by the compiled scans, where they apply: the fast way on a CPU."""
+"""Log growth rates by the compiled scans, the fastest way on a CPU.
+
+As in `flossing.measurement.growth`, the scan runs without a graph, and one autograd function ties
+its results to what they depend on. Which function depends on how the tangent map is given:
+
+- gated, J_t = A_t + C_t W: the backward scan accumulates the gradients of W, C and A itself, so no
+  product U_t = J_t V_{t-1} is formed twice (docs/mathematics.md, Gradients of gated maps);
+- dense, a stack of J_t: ∂L/∂J_t = Ā_t V_{t-1}ᵀ, one batched product after the scan;
+- a cell whose Jacobians were built only for the scan: Ā_t is the gradient of U_t, and autograd
+  takes it through the cell.
+"""
 
 from typing import Any, cast
 
@@ -18,21 +28,16 @@ from flossing.systems.tangent import DenseTangent, GatedTangent, TangentMap
 def compiled_growth(
     tangent: TangentMap, frame: Float[Tensor, "B n k"], stops: tuple[int, ...], pace: Pace
 ) -> Growth:
-    """Scan in compiled loops on the CPU; whatever these do not know, in PyTorch operations.
+    """Scan in compiled loops where these know the tangent map, else by `torch_growth`.
 
-    They know stock layers, and explicit Jacobians: stacks of them, and those of cells that are
-    not much larger than the number of exponents.
-
-    Args:
-        tangent: the tangent map of every step.
-        frame: orthonormal frame to start from.
-        stops: increasing steps that must be boundaries; the last one is the number of steps.
-        pace: the interval between boundaries.
+    They know stock layers on the CPU, and explicit Jacobians: stacks of them, and those of cells
+    that are not much larger than the number of exponents. For the arguments see `Backend`.
     """
     tensors = _known(detached(tangent))
     if tensors is None or frame.device.type != "cpu":
         return torch_growth(tangent, frame, stops, pace)
     differentiable = torch.is_grad_enabled()
+    # The kernels read memory, not tensors: autograd must see nothing of what they do.
     with torch.no_grad():
         forward = scan_interface.forward(tensors, frame.detach(), stops, pace, keep=differentiable)
     log_growth, last_frame = forward.log_growth, forward.stop_frames[-1]
@@ -42,6 +47,7 @@ def compiled_growth(
 
 
 def _known(tangent: TangentMap) -> GatedTensors | Tensor | None:
+    """Return a tangent map as the compiled scans take it; `None` where they do not know it."""
     if isinstance(tangent, GatedTangent):
         gates = tangent.recurrent
         return GatedTensors(gates.weight, gates.coefficients, tangent.diagonal)
@@ -59,6 +65,8 @@ def _differentiable(
         return _apply(_GatedGrowth, *parts, frame, forward)
     if isinstance(tangent, DenseTangent):
         return _apply(_DenseGrowth, tangent.jacobians, frame, forward)
+    # A cell: its Jacobians are constants, made for the scan. Gradients go through the products,
+    # which are computed once more, with a graph and from constant frames.
     batch, size, _ = frame.shape
     products = tangent.push_all(scan_interface.frames(forward.kept.rows[:-1], batch, size))
     return _apply(_ProductGrowth, products, link_to(products), frame, tensors, forward)
@@ -73,6 +81,7 @@ def _save(ctx: Any, forward: CompiledForward, *tangent: Tensor | None) -> tuple[
     ends, *tensors = forward.kept
     ctx.ends = ends
     ctx.save_for_backward(*tangent, *tensors)
+    # Clones, so that no saved tensor is an output, which would hold the node that holds it.
     return forward.log_growth.clone(), forward.stop_frames[-1].clone()
 
 
@@ -82,7 +91,7 @@ def _saved(ctx: Any) -> tuple[list[Any], Kept]:
 
 
 class _GatedGrowth(torch.autograd.Function):
-    """The parts of a gated tangent map, and the first frame, to log R_ii and the last frame."""
+    """Map W, C, A of a gated tangent map, and the first frame, to log R_ii and the last frame."""
 
     @staticmethod
     def forward(
@@ -101,6 +110,8 @@ class _GatedGrowth(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         tangent, kept = _saved(ctx)
 
+        # Where weights alone require gradients, those of C and A, which are as large as the
+        # trajectory, are not formed.
         def gradients() -> tuple[Tensor | None, ...]:
             of_tangent, of_frame = scan_interface.backward_gated(
                 GatedTensors(*tangent),
@@ -115,7 +126,7 @@ class _GatedGrowth(torch.autograd.Function):
 
 
 class _DenseGrowth(torch.autograd.Function):
-    """Explicit Jacobians, and the first frame, to log R_ii and the last frame."""
+    """Map explicit Jacobians, and the first frame, to log R_ii and the last frame."""
 
     @staticmethod
     def forward(
@@ -135,13 +146,14 @@ class _DenseGrowth(torch.autograd.Function):
         def gradients() -> tuple[Tensor, Tensor]:
             adjoint, of_frame = scan_interface.backward_dense(jacobians, kept, weights, cotangent)
             batch, size = cotangent.shape[:2]
+            # ∂L/∂J_t = Ā_t V_{t-1}ᵀ, all steps in one batched product.
             return adjoint @ scan_interface.frames(kept.rows[:-1], batch, size).mT, of_frame
 
         return *differentiable_once(gradients, (jacobians, weights, cotangent)), None
 
 
 class _ProductGrowth(torch.autograd.Function):
-    """U_t = J_t V_{t-1} of every step, and the first frame, to log R_ii and the last frame."""
+    """Map U_t = J_t V_{t-1} of every step, and the first frame, to log R_ii and the last frame."""
 
     @staticmethod
     def forward(

@@ -1,8 +1,9 @@
 """Log growth rates of a frame carried along a trajectory: the differentiable primitive.
 
-The trajectory's Jacobians enter through all products U_t = J_t V_{t-1} at once, computed
-differentiably with the frames held constant. One autograd function takes U to log R_ii; its
-backward pass is the adjoint scan, which returns the gradient of U. Autograd does everything else.
+The Jacobians of the trajectory enter through all products U_t = J_t V_{t-1} at once, computed
+differentiably with the frames V_{t-1} held constant. One autograd function takes U to log R_ii; its
+backward pass is the adjoint scan, whose Ā_t = ∂L/∂U_t it returns as the gradient of U. Autograd
+does everything else: ∂L/∂J_t = Ā_t V_{t-1}ᵀ, and through J_t the parameters, inputs and states.
 """
 
 from collections.abc import Callable
@@ -22,10 +23,14 @@ from flossing.systems.tangent import DenseTangent, TangentMap
 
 
 class Growth(NamedTuple):
-    """Growth of a frame over one stretch of a trajectory.
+    """Growth of a frame over one segment of a trajectory.
 
-    `ends[m]` is the step at which boundary m lies. `last_frame` carries gradients to whatever
-    goes on from it; `stop_frames` (one for every stop) do not. `pace` is the one to go on with.
+    Attributes:
+        log_growth: log |R_ii| at every boundary, in nats; differentiable.
+        ends: `ends[m]` is the number of steps of the segment done at boundary m.
+        last_frame: the last frame; differentiable, for a segment that continues from it.
+        stop_frames: the frame at every stop, without a graph.
+        pace: the pace to continue with.
     """
 
     log_growth: Float[Tensor, "M B k"]
@@ -36,28 +41,28 @@ class Growth(NamedTuple):
 
 
 Backend = Callable[[TangentMap, Tensor, tuple[int, ...], Pace], Growth]
-"""`backend(tangent, frame, stops, pace)`: the growth of `frame` along `tangent`."""
+"""`backend(tangent, frame, stops, pace)`: the growth of `frame` along `tangent`.
+
+`frame` [B, n, k] is orthonormal; `stops` are increasing steps that must be boundaries, of which the
+last one is the number of steps; `pace` is the interval between boundaries.
+"""
 
 
 def torch_growth(
     tangent: TangentMap, frame: Float[Tensor, "B n k"], stops: tuple[int, ...], pace: Pace
 ) -> Growth:
-    """Scan in PyTorch operations, with the adjoint scan as gradient.
-
-    Args:
-        tangent: the tangent map of every step.
-        frame: orthonormal frame to start from.
-        stops: increasing steps that must be boundaries; the last one is the number of steps.
-        pace: the interval between boundaries.
-    """
+    """Scan in PyTorch operations, with the adjoint scan as gradient; see `Backend`."""
     constant = detached(tangent)
     differentiable = torch.is_grad_enabled()
+    # No graph of the scan: its gradient is the adjoint scan.
     with torch.no_grad():
         forward = scan_forward(
             constant.push, frame.detach(), stops, pace, keep_frames=differentiable
         )
     log_growth, last_frame = forward.log_growth, forward.stop_frames[-1]
     if forward.frames is not None:
+        # The products once more, all steps in one batched operation and with a graph. Frames are
+        # constants here, since what V_{t-1} contributes to U_t is the scan's own business.
         products = tangent.push_all(forward.frames[:-1])
         log_growth, last_frame = cast(
             tuple[Tensor, Tensor],
@@ -69,9 +74,9 @@ def torch_growth(
 def reference_growth(
     tangent: TangentMap, frame: Float[Tensor, "B n k"], stops: tuple[int, ...], pace: Pace
 ) -> Growth:
-    """Scan explicit Jacobians by autograd through `torch.linalg.qr`.
+    """Scan explicit Jacobians by autograd through `torch.linalg.qr`; see `Backend`.
 
-    The interval is kept where it is fixed; an adaptive one is a boundary at every step.
+    A fixed interval is kept as it is; an adaptive one is a boundary at every step.
     """
     if not isinstance(tangent, DenseTangent):
         raise InvalidOptionError(
@@ -84,7 +89,7 @@ def reference_growth(
 
 
 class _LogGrowth(torch.autograd.Function):
-    """U_t = J_t V_{t-1} of every step, and the first frame, to log R_ii and the last frame."""
+    """Map U_t = J_t V_{t-1} of every step, and the first frame, to log R_ii and the last frame."""
 
     @staticmethod
     def forward(
@@ -95,12 +100,17 @@ class _LogGrowth(torch.autograd.Function):
         tangent: TangentMap,
         forward: ForwardScan,
     ) -> tuple[Tensor, Tensor]:
+        # The scan is done already: forward only ties its results to U and the first frame.
         # Everything large goes through save_for_backward: only that can be recomputed or offloaded.
         leaves, rebuild = flatten((tangent, forward))
         ctx.save_for_backward(link, *leaves)
         ctx.rebuild = rebuild
+        # Clones, because outputs get a grad_fn: a saved tensor that is also an output would hold
+        # the node that holds it.
         return forward.log_growth.clone(), forward.stop_frames[-1].clone()
 
+    # The backward scan is no graph of differentiable operations: a second derivative would be wrong
+    # without a word. `once_differentiable` makes it an error.
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]

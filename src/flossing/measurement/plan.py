@@ -1,8 +1,9 @@
-"""The options of a measurement: checked, and turned into a plan."""
+"""The options of a measurement, and the plan that they are checked and resolved into."""
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,40 +12,77 @@ from torch import Tensor
 from flossing.errors import InvalidInputError, InvalidOptionError, InvalidStateError
 from flossing.measurement.backends import chosen_backend
 from flossing.measurement.growth import Backend
-from flossing.measurement.run import Plan
 from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE, Limits, Pace
 from flossing.support.checks import require_integer
 from flossing.support.torch_typed import qr
 from flossing.systems.recurrence import DrivenMap, StateGradient
 
-LONGEST_TRANSIENT_WITH_TOLERANCE = 1000
+# Errors of the subspace of the first i vectors decay like e^(−(λ_i − λ_{i+1}) t). By default the
+# frame aligns during a tenth of the steps. With a tolerance their number is only an upper limit,
+# and may be 10⁸: then no more than a thousand.
+_FRAME_TRANSIENT_SHARE = 10
+_LONGEST_TRANSIENT_WITH_TOLERANCE = 1000
+
+_CACHED_FRAMES = 8
+"""Shapes of first frames that are remembered: a few networks and layers flossed in turn."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `flossing.lyapunov_spectrum`, as they came."""
+    """The options of `flossing.lyapunov_spectrum`, as passed."""
 
-    k: int | None
+    k: int | None = None
+    state_transient: int = 0
+    frame_transient: int | None = None
+    reorthonormalize: int | str = "auto"
+    rounding_tolerance: float | None = None
+    state_gradient: StateGradient = "full"
+    frame: Tensor | None = None
+    checkpoint_interval: int | None = None
+    dt: float = 1.0
+    tolerance: float | None = None
+    generator: torch.Generator | None = None
+    backend: str | Backend = "auto"
+
+
+class Plan(NamedTuple):
+    """How a trajectory is scanned; steps count from the start of the run.
+
+    Attributes:
+        frame: the orthonormal frame to start from, at step `state_transient`.
+        state_transient: number of first steps that move the state only.
+        counted_from: the step from which growth counts.
+        pace: the interval between boundaries.
+        state_gradient: "full", "detach" or a window in steps.
+        checkpoint_interval: steps whose graph is kept at a time; `None` for all.
+        dt: duration of a step.
+        tolerance: the standard error, per unit time, at which the run ends; `None` for all steps.
+        backend: computes the growth of the frame over a segment.
+    """
+
+    frame: Float[Tensor, "B n k"]
     state_transient: int
-    frame_transient: int | None
-    reorthonormalize: int | str
-    rounding_tolerance: float | None
+    counted_from: int
+    pace: Pace
     state_gradient: StateGradient
-    frame: Tensor | None
     checkpoint_interval: int | None
     dt: float
-    generator: torch.Generator | None
-    backend: str | Backend
-    tolerance: float | None = None
+    tolerance: float | None
+    backend: Backend
+
+    @property
+    def exponents(self) -> int:
+        """The number of exponents k."""
+        return self.frame.shape[-1]
 
 
 def make_plan(problem: DrivenMap, options: Options) -> Plan:
-    """Check options against the problem that they are for.
+    """Check the options of a problem and resolve their defaults.
 
     Raises:
         InvalidInputError: too few steps for the transients.
-        InvalidStateError: a bad frame.
-        InvalidOptionError: an option outside what it may be.
+        InvalidStateError: invalid frame.
+        InvalidOptionError: invalid option value.
     """
     interval = _interval(options.reorthonormalize)
     frame = _first_frame(problem, options)
@@ -54,6 +92,7 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
         frame=frame,
         state_transient=require_integer("state_transient", options.state_transient, at_least=0),
         counted_from=_counted_from(problem, options),
+        # An adaptive pace starts at one step and doubles as far as the limits allow.
         pace=Pace(interval or 1, interval is None, _limits(problem.state.dtype, options, interval)),
         state_gradient=_checked_state_gradient(options.state_gradient),
         checkpoint_interval=options.checkpoint_interval,
@@ -76,17 +115,19 @@ def _interval(reorthonormalize: int | str) -> int | None:
 def _limits(dtype: torch.dtype, options: Options, interval: int | None) -> Limits:
     tolerance = options.rounding_tolerance
     if tolerance is None:
+        # A fixed interval is the caller's choice: it is shortened only where it would lose half of
+        # the digits (the default of `Limits.of`), not where it is less accurate than "auto".
         return Limits.of(dtype, DEFAULT_ROUNDING_TOLERANCE[dtype] if interval is None else None)
     if interval is not None:
         raise InvalidOptionError(
-            f"rounding_tolerance={tolerance!r} is for reorthonormalize='auto', not for a fixed "
-            f"interval of {interval}: leave one of them out"
+            f"rounding_tolerance={tolerance!r} applies to reorthonormalize='auto' only, not to a "
+            f"fixed interval of {interval}: leave one of them out"
         )
     epsilon = torch.finfo(dtype).eps
     if not epsilon <= tolerance <= epsilon**0.5:
         raise InvalidOptionError(
             f"rounding_tolerance must be from {epsilon:.1e} to {epsilon**0.5:.1e} in {dtype}, not "
-            f"{tolerance!r}: no less than a rounding, and no more than half of the digits"
+            f"{tolerance!r}: at least one rounding error, and at most half of the digits"
         )
     return Limits.of(dtype, tolerance)
 
@@ -117,8 +158,8 @@ def _checked_tolerance(tolerance: float | None, problem: DrivenMap) -> float | N
         )
     if problem.differentiable:
         raise InvalidOptionError(
-            f"tolerance={tolerance!r} is for measuring, but these exponents would be "
-            "differentiable: use torch.no_grad(), or fix the number of steps and leave it out"
+            f"tolerance={tolerance!r} cannot be combined with gradients, but these exponents would "
+            "be differentiable: use torch.no_grad(), or fix the number of steps and leave it out"
         )
     return float(tolerance)
 
@@ -128,10 +169,10 @@ def _counted_from(problem: DrivenMap, options: Options) -> int:
     rest = shortest - options.state_transient
     frame_transient = options.frame_transient
     if frame_transient is None:
-        frame_transient = 0 if options.frame is not None else max(0, rest) // 10
+        # A frame that is passed in is that of an earlier run, and aligned already.
+        frame_transient = 0 if options.frame is not None else max(0, rest) // _FRAME_TRANSIENT_SHARE
         if options.tolerance is not None:
-            # The number of steps is only an upper limit then, and may be a generous one.
-            frame_transient = min(frame_transient, LONGEST_TRANSIENT_WITH_TOLERANCE)
+            frame_transient = min(frame_transient, _LONGEST_TRANSIENT_WITH_TOLERANCE)
     require_integer("frame_transient", frame_transient, at_least=0)
     if rest - frame_transient < 1:
         raise InvalidInputError(
@@ -155,11 +196,13 @@ def _checked_frame(frame: Tensor, problem: DrivenMap, k: int | None) -> Float[Te
     if len(shape) != 3 or shape[:2] != (batch, size) or not 1 <= shape[2] <= size:
         raise InvalidStateError(
             f"the frame must have the shape (batch, state size, k) = ({batch}, {size}, k), not "
-            f"{shape}"
+            f"{shape}: pass the final_frame of an earlier run, or leave it out"
         )
     if k is not None and k != shape[2]:
         raise InvalidOptionError(f"k={k}, but the frame has {shape[2]} vectors: leave k out")
     frame = frame.detach().to(problem.state)
+    # |QᵀQ − 1| up to half of the digits: a frame that was stored, or computed in a lower precision,
+    # passes, and one that is not orthonormal does not. The negation refuses NaN too.
     defect = frame.mT @ frame - torch.eye(shape[2], dtype=frame.dtype, device=frame.device)
     if not bool(defect.abs().amax() <= torch.finfo(frame.dtype).eps ** 0.5):
         raise InvalidStateError(
@@ -170,16 +213,16 @@ def _checked_frame(frame: Tensor, problem: DrivenMap, k: int | None) -> Float[Te
 
 
 def exponent_count(k: int | None, size: int) -> int:
-    """Return how many of so many exponents are meant: k, or all if it is `None`.
+    """Resolve k: the number of exponents, all n of the state if it is `None`.
 
     Raises:
-        InvalidOptionError: there are not so many.
+        InvalidOptionError: k is not from 1 to n.
     """
     if k is None:
         return size
     if require_integer("k", k, at_least=1) > size:
         raise InvalidOptionError(
-            f"k={k} exponents were asked for, but the state has {size} dimensions: k must be from "
+            f"k={k} exponents were requested, but the state has {size} dimensions: k must be from "
             f"1 to {size}, or None for all"
         )
     return k
@@ -190,17 +233,21 @@ def random_frame(
 ) -> Float[Tensor, "B n k"]:
     """Return random orthonormal frames for the rows of a tensor, the same on every device."""
     shape = len(like), size, count
-    frame = _usual_frame(shape) if generator is None else _orthonormal(shape, generator)
+    frame = _default_frame(shape) if generator is None else _orthonormal(shape, generator)
     return frame.to(like)
 
 
-@lru_cache(maxsize=8)
-def _usual_frame(shape: tuple[int, int, int]) -> Float[Tensor, "B n k"]:
-    # The same at every step of flossing, and a factorisation that costs as much as some steps.
+# A fixed seed, so that a measurement neither reads nor changes the global random state. Cached,
+# because flossing starts from the same frame at every step, and its factorisation costs as much as
+# some steps of the scan.
+@lru_cache(maxsize=_CACHED_FRAMES)
+def _default_frame(shape: tuple[int, int, int]) -> Float[Tensor, "B n k"]:
     return _orthonormal(shape, torch.Generator().manual_seed(0))
 
 
 def _orthonormal(shape: tuple[int, int, int], generator: torch.Generator) -> Float[Tensor, "B n k"]:
+    # The Q factor of a Gaussian matrix is uniformly distributed (Haar), but for signs. In float64
+    # whatever the precision of the run, so that both precisions start from the same frame.
     device = generator.device
     noise = torch.randn(shape, dtype=torch.float64, generator=generator, device=device)
     return qr(noise)[0]

@@ -1,4 +1,4 @@
-"""A run along a trajectory, segment by segment: states, tangent map, growth of the frame."""
+"""A run along a trajectory, segment by segment: states, tangent maps, growth of the frame."""
 
 from typing import NamedTuple, cast
 
@@ -7,41 +7,34 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.measurement.compiled_growth import compiled_growth
-from flossing.measurement.growth import Backend, Growth, reference_growth
+from flossing.measurement.growth import Growth, reference_growth
+from flossing.measurement.plan import Plan
 from flossing.measurement.stopping import StoppingRule
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians, identity_after
 from flossing.support.torch_typed import checkpoint
 from flossing.systems.custom import CallableRecurrence
 from flossing.systems.jacobian_stack import JacobianStack
-from flossing.systems.recurrence import DrivenMap, StateGradient
+from flossing.systems.recurrence import DrivenMap
 from flossing.systems.tangent import DenseTangent, TangentMap
 from flossing.systems.trajectory import check_finite, compiled_trajectory, trajectory
 
 _SEGMENT_ELEMENTS = 1 << 22
-
-
-class Plan(NamedTuple):
-    """How a trajectory is to be scanned; steps count from the start of the run."""
-
-    frame: Float[Tensor, "B n k"]
-    state_transient: int
-    counted_from: int
-    pace: Pace
-    state_gradient: StateGradient
-    checkpoint_interval: int | None
-    dt: float
-    tolerance: float | None
-    backend: Backend
-
-    @property
-    def exponents(self) -> int:
-        """How many exponents are measured."""
-        return self.frame.shape[-1]
+"""Numbers that a segment without gradients may hold, roughly: 16 MiB in float32."""
 
 
 class Run(NamedTuple):
-    """Growth at all boundaries after the state transient, where counting started and all ended."""
+    """Growth at all boundaries after the state transient, and where counting started and ended.
+
+    Attributes:
+        log_growth: log |R_ii| at every boundary, in nats, in the order of the frame's columns.
+        ends: the step at which each boundary lies, from the start of the run.
+        first_state: the flat state where counting started.
+        first_frame: the orthonormal frame there.
+        final_state: the flat state of each trajectory after its own last step.
+        final_frame: the orthonormal frame there.
+        shortened: number of fixed intervals that had to be shortened.
+    """
 
     log_growth: Float[Tensor, "M B k"]
     ends: list[int]
@@ -53,6 +46,8 @@ class Run(NamedTuple):
 
 
 class _Segment(NamedTuple):
+    """The state after a segment, with a graph; those at its stops, without; and its growth."""
+
     last_state: Float[Tensor, "B S"]
     stop_states: list[Tensor]
     growth: Growth | None
@@ -71,7 +66,13 @@ def run(problem: DrivenMap, plan: Plan) -> Run:
 
 
 def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
+    # Invariants before every segment: `start` steps are done; `state` and `frame` are those at
+    # `start`, with their graph; `frame` is orthonormal; growth is complete up to `ends[-1]`, which
+    # is `start` once the state transient is over. Neither `state_transient` nor `counted_from` lies
+    # inside a segment.
     state, frame, pace = problem.state, plan.frame, plan.pace
+    # Written row by row below: clones, for a caller's tensor must not change, and detached, for the
+    # ends of a result carry no graph.
     final_state, final_frame = problem.state.detach().clone(), frame.detach().clone()
     first_state, first_frame = torch.empty_like(final_state), torch.empty_like(final_frame)
     log_growth: list[Tensor] = []
@@ -81,12 +82,14 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
     rule = None if plan.tolerance is None else _stopping_rule(problem, plan, plan.tolerance)
     while start < problem.steps and not (rule and rule.is_met(log_growth, ends)):
         if start == plan.counted_from:
+            # Copies: views would keep the states and frames of a whole segment in memory.
             first_state.copy_(state.detach())
             first_frame.copy_(frame.detach())
         limit = rule.longest_segment(start) if rule else length
         stop = _segment_end(start, min(length, limit), problem, plan)
         arguments = (problem, plan, state, frame, start, stop, pace)
         if differentiable and plan.checkpoint_interval is not None:
+            # A step is deterministic, so no random state needs to be kept for its repetition.
             segment = cast(
                 _Segment,
                 checkpoint(_run_segment, *arguments, use_reentrant=False, preserve_rng_state=False),
@@ -99,11 +102,14 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
             frame, pace = growth.last_frame, growth.pace
             log_growth.append(growth.log_growth)
             ends.extend(start + end for end in growth.ends)
-            stops = _stops(problem, plan, start, stop)
             for at, states, frames in zip(
-                stops, segment.stop_states, growth.stop_frames, strict=True
+                _stops(problem, plan, start, stop),
+                segment.stop_states,
+                growth.stop_frames,
+                strict=True,
             ):
-                # Those that go on will be overwritten, unless the run stops here.
+                # Trajectories that go on from here are overwritten at a later stop, unless the
+                # stopping rule ends the run at this one.
                 there = [row for row, steps in enumerate(problem.lengths) if steps >= start + at]
                 final_state[there], final_frame[there] = states[there], frames[there]
         start = stop
@@ -119,6 +125,7 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
 
 
 def _stopping_rule(problem: DrivenMap, plan: Plan, tolerance: float) -> StoppingRule:
+    # A rate per unit time is dt times as large per step.
     return StoppingRule(tolerance * plan.dt, plan.counted_from, plan.pace.interval, problem.lengths)
 
 
@@ -131,23 +138,19 @@ def _run_segment(
     stop: int,
     pace: Pace,
 ) -> _Segment:
-    states, tangent = _states(problem, plan, state, start, stop)
+    span = problem, state, start, stop, plan.state_gradient
+    # The compiled loops yield the tangent map with the states; `None` where they do not apply.
+    compiled = compiled_trajectory(*span) if plan.backend is compiled_growth else None
+    states, tangent = compiled or (trajectory(*span), None)
     check_finite(states, start)
     if stop <= plan.state_transient:
         return _Segment(states[-1], [], None)
     stops = _stops(problem, plan, start, stop)
     if tangent is None:
+        # states[t] is the state before step t, at which J_t is taken; the last one has no step.
         tangent = _tangent(problem, plan, states[:-1], start, stop)
     growth = plan.backend(tangent, frame, stops, pace)
     return _Segment(states[-1], [states[at].detach() for at in stops], growth)
-
-
-def _states(
-    problem: DrivenMap, plan: Plan, state: Float[Tensor, "B S"], start: int, stop: int
-) -> tuple[Float[Tensor, "T_plus_1 B S"], TangentMap | None]:
-    arguments = problem, state, start, stop, plan.state_gradient
-    compiled = compiled_trajectory(*arguments) if plan.backend is compiled_growth else None
-    return compiled or (trajectory(*arguments), None)
 
 
 def _tangent(
@@ -168,11 +171,13 @@ def _segment_length(problem: DrivenMap, plan: Plan, differentiable: bool) -> int
         return plan.checkpoint_interval or problem.steps
     elements = len(problem.state) * problem.recurrence.elements_per_step(plan.exponents)
     length = max(1, _SEGMENT_ELEMENTS // elements)
-    # Whole intervals, so that where a segment ends adds no boundaries.
+    # Whole intervals, so that the end of a segment, which is a boundary, is one anyway.
     return max(plan.pace.interval, length // plan.pace.interval * plan.pace.interval)
 
 
 def _segment_end(start: int, length: int, problem: DrivenMap, plan: Plan) -> int:
+    # The frame starts to move at `state_transient` and growth to count at `counted_from`: both end
+    # a segment, so that each segment is of one kind.
     for stop in (plan.state_transient, plan.counted_from):
         if start < stop:
             return min(start + length, stop, problem.steps)
@@ -180,6 +185,7 @@ def _segment_end(start: int, length: int, problem: DrivenMap, plan: Plan) -> int
 
 
 def _stops(problem: DrivenMap, plan: Plan, start: int, stop: int) -> tuple[int, ...]:
-    """Return the boundaries that there must be in a segment, counted from its start."""
+    """Return the boundaries that a segment must have, counted from its start."""
+    # The end of every trajectory is one, so that no interval mixes its steps with padding.
     wanted = {plan.counted_from, *problem.lengths, stop}
     return tuple(sorted(at - start for at in wanted if start < at <= stop))

@@ -1,8 +1,8 @@
 """Figures of spectra, Jacobians, gradients and learning curves, on Matplotlib axes.
 
-Every function draws on the axes given, or on those of a new `matplotlib.figure.Figure`, and
-returns them; `axes.figure.savefig("name.png")` saves it. Neither pyplot nor the global style is
-touched.
+Every function draws on the given axes, or on those of a new `matplotlib.figure.Figure`, and
+returns them; `axes.figure.savefig("name.png")` saves the figure. Neither pyplot nor the global
+style is used or changed.
 """
 
 from flossing.plots.axes import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new_figure

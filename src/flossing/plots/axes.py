@@ -1,4 +1,4 @@
-"""What all figures share: colours, axes, styles."""
+"""Colours, axes and styles shared by all figures."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette: told apart with every kind of colour vision.
+# The palette of Okabe & Ito, distinguishable with every kind of colour vision.
 BLUE = "#0072B2"
 VERMILLION = "#D55E00"
 GREEN = "#009E73"
@@ -23,11 +23,11 @@ _NOTE = "flossing: not drawn"
 
 
 def new_figure(width: float = 5.0, height: float = 3.6) -> "Figure":
-    """An empty figure whose panels do not overlap.
+    """Create an empty figure whose panels do not overlap.
 
     Args:
-        width: In inches.
-        height: In inches.
+        width: Width in inches.
+        height: Height in inches.
 
     Raises:
         ImportError: Matplotlib is missing.
@@ -43,7 +43,7 @@ def new_figure(width: float = 5.0, height: float = 3.6) -> "Figure":
 
 
 def with_defaults(style: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """Return a style with the library's own where it says nothing."""
+    """Return a style, completed by the defaults of the library."""
     return {"color": BLUE, "linewidth": 1.6, **defaults, **style}
 
 
@@ -53,12 +53,12 @@ def axes_or_new(ax: "Axes | None") -> "Axes":
 
 
 def finite_or_nan(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The values, with NaN, which Matplotlib leaves out, where they are not finite."""
+    """Replace infinite values by NaN, which Matplotlib leaves out."""
     return torch.where(values.isfinite(), values, torch.nan)
 
 
 def add_note(axes: "Axes", text: str) -> None:
-    """Write into the lower left corner what could not be drawn, above earlier notes."""
+    """Write a note on what could not be drawn into the lower left corner, above earlier notes."""
     earlier = sum(note.get_gid() == _NOTE for note in axes.texts)
     axes.annotate(  # pyright: ignore[reportUnknownMemberType]
         text,

@@ -1,6 +1,6 @@
-"""The eigenvalues of recurrent weights beside the growth of tangent vectors."""
+"""Figures of the eigenvalues of recurrent weights."""
 
-# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# Matplotlib leaves keyword arguments untyped, so that its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
 import math
@@ -28,14 +28,14 @@ _STYLES = (
 def plot_weight_spectrum(context: DynamicalContext, ax: "Axes | None" = None) -> "Axes":
     """Plot the eigenvalues of the recurrent weights in the complex plane, gate by gate.
 
-    With the unit circle and that of radius exp(λ₁), the mean growth of a tangent vector per step:
-    λ₁ averaged over trajectories. Where it lies beside the cloud is what saturation, gating and
-    changing Jacobians make of W; see `flossing.DynamicalContext`.
+    The unit circle is drawn too, and a circle of radius exp(λ₁), the mean growth of a tangent
+    vector per step, with λ₁ averaged over trajectories. It need not enclose the eigenvalues, since
+    units saturate and Jacobians change from step to step; see `flossing.DynamicalContext`.
 
     Args:
-        context: What `flossing.dynamical_context` returned for a stock module; other systems
-            have no weights to draw, only the circles.
-        ax: Where to draw; `None` for a new figure.
+        context: A result of `flossing.dynamical_context`. Systems other than stock modules have
+            no weights to draw, only the circles.
+        ax: Axes to draw on; `None` for a new figure.
 
     Returns:
         The axes.
@@ -68,7 +68,7 @@ def plot_weight_spectrum(context: DynamicalContext, ax: "Axes | None" = None) ->
     largest = float(context.spectrum.exponents[:, 0].mean())
     growth = math.exp(largest)
     _circle(axes, growth, VERMILLION, "-", f"exp(λ₁) = {growth:.3g}")
-    # A box that shrinks to its data would leave the layout without room for labels and legend.
+    # With adjustable="box" the layout would have no room for labels and legend.
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel("real part")
     axes.set_ylabel("imaginary part")

@@ -1,6 +1,6 @@
-"""Figures of how exponents converge."""
+"""Figures of the convergence of exponents."""
 
-# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# Matplotlib leaves keyword arguments untyped, so that its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
 from typing import TYPE_CHECKING
@@ -35,15 +35,15 @@ _DIGITS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 def plot_convergence(
     result: Convergence, ax: "Axes | None" = None, *, trajectory: int = 0, exponents: int = 5
 ) -> "Axes":
-    """Plot running exponents with their confidence bands against the steps counted.
+    """Plot running exponents with their confidence bands against the number of counted steps.
 
-    Points without an error bar, and exponents of −∞, are not drawn.
+    Points without an error bar and exponents of −∞ are not drawn.
 
     Args:
-        result: What `flossing.convergence` returned.
-        ax: Where to draw; `None` for a new figure.
-        trajectory: Which trajectory of the batch.
-        exponents: How many exponents at most, from 1 to 5, evenly from the first to the last.
+        result: A result of `flossing.convergence`.
+        ax: Axes to draw on; `None` for a new figure.
+        trajectory: Index of the trajectory in the batch.
+        exponents: Largest number of exponents, from 1 to 5, evenly from the first to the last.
 
     Returns:
         The axes.
@@ -57,7 +57,7 @@ def plot_convergence(
         >>> spectrum = flossing.lyapunov_spectrum(torch.nn.GRU(1, 8), torch.randn(400, 1, 1))
         >>> ax = plot_convergence(flossing.convergence(spectrum))
         >>> ax.get_xlabel(), ax.get_xscale()
-        ('steps counted', 'log')
+        ('counted steps', 'log')
     """
     _, batch, count = result.exponents.shape
     require_integer("trajectory", trajectory, at_least=0, at_most=batch - 1)
@@ -80,10 +80,10 @@ def plot_convergence(
             steps, lower[:, index], upper[:, index], color=color, alpha=0.2, linewidth=0
         )
     axes.set_xscale("log")
-    axes.set_xlabel("steps counted")
+    axes.set_xlabel("counted steps")
     unit = "step" if result.dt == 1.0 else "unit of time"
     axes.set_ylabel(f"Lyapunov exponent (nats per {unit})")
-    # Above the axes: exponents that are close together leave no room to label lines within.
+    # Above the axes, since close exponents leave no room within.
     axes.legend(
         title=f"with {100 * result.level:g} % confidence bands",
         loc="lower center",

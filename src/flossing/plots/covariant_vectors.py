@@ -1,6 +1,6 @@
 """Figures of covariant Lyapunov vectors."""
 
-# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# Matplotlib leaves keyword arguments untyped, so that its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
 import math
@@ -20,15 +20,16 @@ _BINS = 45
 def plot_covariant_angles(
     result: CovariantVectors, ax: "Axes | None" = None, *, label: str | None = None, **style: Any
 ) -> "Axes":
-    """Plot how the smallest angle between covariant vectors is distributed along the trajectories.
+    """Plot the distribution of the smallest angle between covariant vectors.
 
-    Weight down to zero means tangencies: the dynamics are not hyperbolic. A distribution that
-    stays away from zero speaks for hyperbolic ones.
+    The histogram is over all points and trajectories. A density that reaches down to zero
+    indicates tangencies, so that the dynamics are not hyperbolic; one that is bounded away from
+    zero is consistent with hyperbolic dynamics.
 
     Args:
-        result: What `flossing.covariant_vectors` returned, of at least two vectors.
-        ax: Where to draw; `None` for a new figure.
-        label: For the legend.
+        result: A result of `flossing.covariant_vectors`, of at least two vectors.
+        ax: Axes to draw on; `None` for a new figure.
+        label: Name in the legend.
         **style: Passed on to `Axes.stairs`, e.g. `color`, `linestyle`, `fill`.
 
     Returns:
@@ -66,13 +67,14 @@ def plot_localisation(
 ) -> "Axes":
     """Plot the inverse participation ratio of each covariant vector against its index.
 
-    The mean over points and trajectories is drawn, over the range from the 10th to the 90th
-    percentile. Dotted lines mark a single unit (1) and vectors spread evenly over all (1/n).
+    The line is the mean over points and trajectories, the band the range from the 10th to the
+    90th percentile. Dotted lines mark vectors on a single unit (1) and vectors spread evenly over
+    all units (1/n).
 
     Args:
-        result: What `flossing.covariant_vectors` returned.
-        ax: Where to draw; `None` for a new figure.
-        label: For the legend.
+        result: A result of `flossing.covariant_vectors`.
+        ax: Axes to draw on; `None` for a new figure.
+        label: Name in the legend.
         **style: Passed on to `Axes.plot`, e.g. `color`, `linestyle`, `marker`.
 
     Returns:

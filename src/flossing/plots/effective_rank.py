@@ -1,6 +1,6 @@
 """Figures of the effective rank of gradients."""
 
-# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# Matplotlib leaves keyword arguments untyped, so that its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
 from typing import TYPE_CHECKING, Any
@@ -29,15 +29,15 @@ _MARKERS = "os^Dvx"
 def plot_effective_rank(
     result: EffectiveRank, ax: "Axes | None" = None, *, label: str | None = None, **style: Any
 ) -> "Axes":
-    """Plot singular values of the gradients of weights, relative to the largest, on a log scale.
+    """Plot the singular values of the gradients of weights, relative to the largest.
 
-    A curve for each matrix; the legend says its participation ratio, a number of directions.
-    Values of zero are not drawn.
+    Each matrix has a curve, with its participation ratio, a number of directions, in the legend.
+    Singular values of zero are not drawn.
 
     Args:
-        result: What `flossing.effective_rank` returned.
-        ax: Where to draw; `None` for a new figure.
-        label: For the legend, before the name of each matrix.
+        result: A result of `flossing.effective_rank`.
+        ax: Axes to draw on; `None` for a new figure.
+        label: Prefix of the names of the matrices in the legend.
         **style: Passed on to `Axes.plot` for each curve, e.g. `color`, `linestyle`, `marker`.
 
     Returns:
@@ -75,5 +75,5 @@ def plot_effective_rank(
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("index of the singular value")
-    axes.set_ylabel("singular value of the gradient, relative")
+    axes.set_ylabel("relative singular value of the gradient")
     return axes

@@ -1,6 +1,6 @@
-"""Figures of how far back gradients reach."""
+"""Figures of gradient norms by lag."""
 
-# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# Matplotlib leaves keyword arguments untyped, so that its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
 import math
@@ -15,6 +15,7 @@ from flossing.plots.axes import (
     GREEN,
     GREY,
     VERMILLION,
+    add_note,
     axes_or_new,
     finite_or_nan,
     with_defaults,
@@ -23,26 +24,25 @@ from flossing.plots.axes import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# In units of powers of ten, for norms like e^-2000 are no floating point numbers.
+# The axis is linear in the power of ten, since norms like e^-2000 underflow.
 _DECADE = math.log(10)
-_VANISHED = "flossing: gradients of zero"
 
 
 def plot_gradient_horizon(
     result: GradientHorizon, ax: "Axes | None" = None, *, label: str | None = None, **style: Any
 ) -> "Axes":
-    """Plot norms of long-term gradients against the lag, relative to lag 0, in powers of ten.
+    """Plot norms of long-term gradients, relative to lag 0, against the lag.
 
-    Of several trajectories the geometric mean is drawn. The shaded band reaches from the lower to
-    the upper quartile of the random directions, and dotted lines mark the threshold below which a
-    gradient counts as vanished and, where a curve comes that far, its inverse. The thin grey line
-    falls as the largest Lyapunov exponent says. Norms of zero cannot be drawn; a note says where
+    Curves are geometric means over trajectories. The band lies between the lower and the upper
+    quartile of the random directions. Dotted lines mark the threshold below which a gradient
+    counts as vanished and, if a curve exceeds it, its inverse. The slope of the thin grey line is
+    the largest Lyapunov exponent. Norms of zero cannot be drawn; a note gives the lag at which
     they begin.
 
     Args:
-        result: What `flossing.gradient_horizon` returned.
-        ax: Where to draw; `None` for a new figure.
-        label: For the legend, before the name of each curve.
+        result: A result of `flossing.gradient_horizon`.
+        ax: Axes to draw on; `None` for a new figure.
+        label: Prefix of the names of the curves in the legend.
         **style: Passed on to `Axes.plot` for each curve, e.g. `color`, `linewidth`.
 
     Returns:
@@ -94,7 +94,7 @@ def plot_gradient_horizon(
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
     axes.set_xlabel("lag (steps)")
-    axes.set_ylabel("norm of the gradient, relative")
+    axes.set_ylabel("relative norm of the gradient")
     return axes
 
 
@@ -121,14 +121,5 @@ def _mark_thresholds(axes: "Axes", result: GradientHorizon) -> None:
 def _note_vanished(axes: "Axes", result: GradientHorizon, prefix: str) -> None:
     vanished = [reach.log_norm.isneginf().any(dim=-1) for reach in _reaches(result)]
     lags = [int(result.lags[where][0]) for where in vanished if bool(where.any())]
-    if not lags:
-        return
-    # Results drawn on the same axes note this one above the other.
-    earlier = sum(text.get_gid() == _VANISHED for text in axes.texts)
-    axes.annotate(
-        f"{prefix}zero from lag {min(lags)} on",
-        (0.03, 0.03 + 0.08 * earlier),
-        xycoords="axes fraction",
-        fontsize="small",
-        gid=_VANISHED,
-    )
+    if lags:
+        add_note(axes, f"{prefix}zero from lag {min(lags)} on")

@@ -1,6 +1,6 @@
 """Figures of the long-term Jacobian: its condition number and singular values by horizon."""
 
-# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# Matplotlib leaves keyword arguments untyped, so that its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
 import math
@@ -12,7 +12,7 @@ from flossing.plots.axes import add_note, axes_or_new, finite_or_nan, with_defau
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Of Matplotlib's colour map the darker part, to be seen on white.
+# The darker part of the colour map, visible on white.
 _DARK_PART = 0.85
 
 
@@ -26,15 +26,16 @@ def plot_condition_number(
 ) -> "Axes":
     """Plot the condition number of the long-term Jacobian against the horizon.
 
-    The median over origins and trajectories is drawn over a band between the quartiles; dashed
-    in black, what the exponents predict, (λ_1 − λ_k) s, averaged over the trajectories. The axis
-    is that of the logarithm, since condition numbers leave the range of what can be drawn.
+    The line is the median over origins and trajectories, the band the range between the quartiles.
+    The dashed black line is the prediction of the exponents, (λ_1 − λ_k) s, averaged over
+    trajectories. The axis is linear in the logarithm, since condition numbers may overflow.
+    Infinite ones cannot be drawn; a note counts the horizons at which they occur.
 
     Args:
-        result: What `flossing.long_term_jacobian` returned.
-        ax: Where to draw; `None` for a new figure.
-        label: For the legend.
-        prediction: Whether to draw what the exponents predict.
+        result: A result of `flossing.long_term_jacobian`.
+        ax: Axes to draw on; `None` for a new figure.
+        label: Name in the legend.
+        prediction: Whether to draw the prediction of the exponents.
         **style: Passed on to `Axes.plot` for the median, e.g. `color`, `marker`.
 
     Returns:
@@ -46,7 +47,7 @@ def plot_condition_number(
     Example:
         >>> import torch, flossing
         >>> result = flossing.long_term_jacobian(torch.nn.RNN(1, 8), torch.randn(60, 1), k=4)
-        >>> ax = plot_condition_number(result, label="at first")
+        >>> ax = plot_condition_number(result, label="untrained")
         >>> ax.get_xlabel()
         'horizon s (steps)'
     """
@@ -73,7 +74,7 @@ def plot_condition_number(
     singular = int(result.log10_condition.isinf().any(dim=(1, 2)).sum())
     if singular:
         whose = f"{label}: " if label else ""
-        add_note(axes, f"{whose}infinite somewhere at {singular} of {len(horizons)} horizons")
+        add_note(axes, f"{whose}infinite at {singular} of {len(horizons)} horizons")
     axes.set_xlabel("horizon s (steps)")
     axes.set_ylabel(r"$\log_{10}$ of the condition number $\sigma_1/\sigma_k$")
     return axes
@@ -84,14 +85,14 @@ def plot_singular_values(
 ) -> "Axes":
     """Plot the singular values of the long-term Jacobian against the horizon.
 
-    Each line is the median over origins and trajectories of one singular value, darkest for the
-    largest; a legend names the first, the middle and the last. Those of zero cannot be drawn,
-    which a note says.
+    Each line is the median of one singular value over origins and trajectories, darkest for the
+    largest; the legend names the first, the middle and the last. Singular values of zero cannot
+    be drawn; a note counts them.
 
     Args:
-        result: What `flossing.long_term_jacobian` returned.
-        ax: Where to draw; `None` for a new figure.
-        **style: Passed on to `Axes.plot`, e.g. `linewidth`; a `color` is that of all lines.
+        result: A result of `flossing.long_term_jacobian`.
+        ax: Axes to draw on; `None` for a new figure.
+        **style: Passed on to `Axes.plot`, e.g. `linewidth`; a `color` applies to all lines.
 
     Returns:
         The axes.
@@ -120,7 +121,7 @@ def plot_singular_values(
         axes.plot(horizons, medians[:, index].numpy(), **drawn)
     lost = int(values.isneginf().any(dim=0).flatten(0, 1).any(dim=0).sum())
     if lost:
-        add_note(axes, f"{lost} of {count} singular values are zero somewhere")
+        add_note(axes, f"{lost} of {count} singular values are zero at some origin")
     axes.legend(frameon=False, fontsize="small")
     axes.set_xlabel("horizon s (steps)")
     axes.set_ylabel(r"$\log_{10}$ of the singular values $\sigma_i$")

@@ -1,6 +1,6 @@
 """Figures of Lyapunov spectra."""
 
-# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# Matplotlib leaves keyword arguments untyped, so that its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,13 @@ def plot_spectrum(
 ) -> "Axes":
     """Plot exponents against their index, with error bars of one standard error.
 
-    Of several trajectories the mean is drawn, with its own error bars, and each one lightly.
-    Exponents of −∞ cannot be drawn; a note says where they are.
+    For several trajectories the mean is drawn with the error bars of the mean, and each trajectory
+    as a faint line. Exponents of −∞ cannot be drawn; a note counts them.
 
     Args:
-        result: What `flossing.lyapunov_spectrum` returned.
-        ax: Where to draw; `None` for a new figure.
-        label: For the legend.
+        result: A result of `flossing.lyapunov_spectrum`.
+        ax: Axes to draw on; `None` for a new figure.
+        label: Name in the legend.
         **style: Passed on to `Axes.errorbar`, e.g. `color`, `linestyle`, `marker`.
 
     Returns:

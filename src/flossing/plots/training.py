@@ -1,6 +1,6 @@
-"""Figures of gradients and of learning."""
+"""Figures of gradient norms and learning curves."""
 
-# Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
+# Matplotlib leaves keyword arguments untyped, so that its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ def plot_gradient_norm(
     label: str | None = None,
     **style: Any,
 ) -> "Axes":
-    """Plot the norm of the loss's gradient against how far back the state lies, on a log scale.
+    """Plot the norm of the gradient of a loss with respect to earlier states against the lag.
 
     Args:
-        lags: Steps between the loss and the state.
-        norms: Norms of the gradient with respect to that state. Zeros are not drawn.
-        ax: Where to draw; `None` for a new figure.
-        label: For the legend.
+        lags: Numbers of steps between the state and the loss.
+        norms: Norms of the gradient with respect to these states. Zeros are not drawn.
+        ax: Axes to draw on; `None` for a new figure.
+        label: Name in the legend.
         **style: Passed on to `Axes.plot`, e.g. `color`, `linestyle`, `marker`.
 
     Returns:
@@ -61,11 +61,11 @@ def plot_learning_curve(
     """Plot accuracy against training steps.
 
     Args:
-        steps: Training steps done at each point.
-        accuracy: From 0 to 1.
-        ax: Where to draw; `None` for a new figure.
-        chance: Accuracy of guessing, marked by a dashed line; `None` for no line.
-        label: For the legend.
+        steps: Numbers of training steps.
+        accuracy: Accuracies after these steps, from 0 to 1.
+        ax: Axes to draw on; `None` for a new figure.
+        chance: Accuracy of guessing, drawn as a dashed line; `None` for no line.
+        label: Name in the legend.
         **style: Passed on to `Axes.plot`, e.g. `color`, `linestyle`, `marker`.
 
     Returns:

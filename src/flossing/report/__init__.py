@@ -1,4 +1,4 @@
-"""Reports: a plain model of sections with numbers, and pages and documents made from it."""
+"""Reports: a plain model of text, tables and figures, rendered as HTML, Markdown and JSON."""
 
 from flossing.report.model import Fact, Figure, Report, Section, Table
 from flossing.report.rendering import render

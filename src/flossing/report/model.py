@@ -1,25 +1,20 @@
-"""What a report is made of: text, numbers, tables and pictures, without a word of HTML."""
+"""The model of a report: text, numbers, tables and figures, independent of their rendering."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flossing.support.environment import environment
-from flossing.support.formatting import number_in_words
+from flossing.support.formatting import format_number
 from flossing.support.strict_json import json_text
 
 Value = str | int | float
-"""What a table or a fact shows; numbers are put into words for the page, and kept in JSON."""
+"""A value in a table or fact; numbers are formatted by `shown` only where they are rendered."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One line of what the report is about.
-
-    Attributes:
-        name: What it is.
-        value: What it amounts to.
-    """
+    """A named property of what the report is about."""
 
     name: str
     value: Value
@@ -30,12 +25,12 @@ class Table:
     """A table whose first column names its rows.
 
     Attributes:
-        caption: What it shows.
-        columns: The headings.
-        rows: A value for each heading.
+        caption: Describes the contents and their units.
+        columns: Headings.
+        rows: Tuples of one value per heading.
 
     Raises:
-        ValueError: a row has not one value a heading.
+        ValueError: A row does not have one value per heading.
     """
 
     caption: str
@@ -53,15 +48,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, within the report rather than beside it.
+    """An image that is embedded in the report.
 
     Attributes:
         caption: What it shows and how to read it.
-        description: For those who cannot see it, what can be seen in it.
-        data: The file.
-        media_type: Of the file, "image/svg+xml" or "image/png".
-        width: In CSS pixels, at most; it shrinks where there is less room.
-        height: In CSS pixels, at that width.
+        description: Alternative text for readers who cannot see it.
+        data: Contents of the image file.
+        media_type: "image/svg+xml" or "image/png".
+        width: In CSS pixels; it shrinks with the page.
+        height: In CSS pixels, at this width.
     """
 
     caption: str
@@ -74,17 +69,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """One question and its answer.
+    """A section of a report, of which any part may be empty.
 
     Attributes:
-        heading: The question, or what the section is about.
-        text: Paragraphs.
-        tables: After the paragraphs.
-        figures: After the tables.
-        code: Lines to copy.
-        meaning: What the numbers mean for the reader, in plain words.
-        notes: What degrades the answer.
-        numbers: All numbers of the section by their names, for JSON.
+        heading: Its title.
+        text: Paragraphs that explain the numbers and how they were measured.
+        tables: Tables.
+        figures: Figures.
+        code: Source code to copy.
+        meaning: Paragraphs with the result and what it means.
+        notes: Warnings about what degrades the result.
+        numbers: All numbers of the section by name, for JSON.
     """
 
     heading: str
@@ -102,10 +97,10 @@ class Report:
     """A report, ready to be rendered.
 
     Attributes:
-        title: Of the page.
-        facts: What it is about: the network, its inputs, the options.
-        summary: The answers in a few sentences.
-        sections: In the order in which they are read.
+        title: Title of the page.
+        facts: Properties of what was analysed.
+        summary: Paragraphs with the main results.
+        sections: In reading order.
     """
 
     title: str
@@ -114,7 +109,7 @@ class Report:
     sections: tuple[Section, ...]
 
     def document(self) -> dict[str, Any]:
-        """All numbers, with what they depend on.
+        """Return all numbers, with the versions and the machine that they were computed with.
 
         Example:
             >>> section = Section("Spectrum", numbers={"exponents": [0.5]})
@@ -138,15 +133,15 @@ class Report:
         }
 
     def json(self) -> str:
-        """The document as strict JSON; numbers that are not finite are "inf", "-inf", "nan"."""
+        """Return the document as strict JSON, with "inf", "-inf" and "nan" as strings."""
         return json_text(self.document())
 
 
 def shown(value: Value) -> str:
-    """Return a value as a page shows it.
+    """Return a value as text for a page.
 
     Example:
         >>> shown("LSTM"), shown(3), shown(-0.25)
         ('LSTM', '3', '−0.25')
     """
-    return value if isinstance(value, str) else number_in_words(value)
+    return value if isinstance(value, str) else format_number(value)

@@ -1,4 +1,4 @@
-"""Matplotlib's axes as figures of a report."""
+"""Matplotlib axes as figures of a report."""
 
 # Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
@@ -12,19 +12,16 @@ from flossing.report.model import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# In inches: narrow, so that letters stay readable where the page is as wide as a telephone.
+# In inches: narrow, so that text stays readable when scaled to the width of a phone.
 WIDTH, HEIGHT = 4.4, 3.3
-# CSS pixels an inch.
+# CSS pixels per inch.
 RESOLUTION = 96
-# What Matplotlib would write into the file beside the picture.
+# Metadata that Matplotlib would add; the date would make every file different.
 _SVG_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def new_axes(height: float = HEIGHT) -> "Axes":
-    """Return empty axes of the size that fits the page.
-
-    Args:
-        height: Of the figure, in inches.
+    """Return empty axes of a new figure that fits the page; the height is in inches.
 
     Raises:
         ImportError: Matplotlib is missing.
@@ -33,14 +30,9 @@ def new_axes(height: float = HEIGHT) -> "Axes":
 
 
 def figure_from(axes: "Axes", *, caption: str, description: str) -> Figure:
-    """Return the figure that axes are part of, as SVG with a transparent background.
+    """Return the figure of axes as SVG with a transparent background.
 
-    The same figure gives the same bytes.
-
-    Args:
-        axes: Of the figure.
-        caption: What it shows and how to read it.
-        description: For those who cannot see it, what can be seen in it.
+    The same figure always gives the same bytes.
 
     Example:
         >>> from flossing.plots import plot_gradient_norm

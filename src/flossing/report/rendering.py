@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing beside itself."""
+"""Rendering of a report as a self-contained HTML page or as Markdown."""
 
 import base64
 import re
@@ -10,14 +10,11 @@ from flossing.support.environment import environment
 
 
 def render(report: Report) -> str:
-    """Return a report as a self-contained HTML page, without scripts.
+    """Return a report as a self-contained HTML page without scripts.
 
-    Style and figures are within the page; text is escaped. It follows the reader's choice of a
-    light or a dark scheme, and shrinks to the width of a telephone, where wide tables scroll
-    inside their own box.
-
-    Args:
-        report: What to show.
+    Styles and figures are embedded; text is escaped. The page follows the reader's preference for
+    a light or dark colour scheme and adapts to the width of a phone, where wide tables scroll
+    horizontally.
 
     Raises:
         ImportError: Jinja is missing.
@@ -46,20 +43,8 @@ def render(report: Report) -> str:
     return templates.get_template("page.html").render(report=report, environment=environment())
 
 
-def _data_address(figure: Figure) -> str:
-    encoded = base64.b64encode(figure.data).decode("ascii")
-    return f"data:{figure.media_type};base64,{encoded}"
-
-
-def _anchor(heading: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
-
-
 def markdown(report: Report) -> str:
-    """Return a report as Markdown, without its figures, which a text cannot hold.
-
-    Args:
-        report: what to show; sections of nothing but figures are left out.
+    """Return a report as Markdown, without its figures and without sections of figures alone.
 
     Example:
         >>> table = Table("Answers", ("task", "accuracy"), (("copy", 0.5),))
@@ -85,20 +70,8 @@ def markdown(report: Report) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _blocks(section: Section) -> Iterator[str]:
-    yield from section.meaning
-    yield from (f"**Note:** {_escaped(note)}" for note in section.notes)
-    for table in section.tables:
-        yield _escaped(table.caption)
-        yield markdown_table(table)
-    yield from section.text
-
-
 def markdown_table(table: Table) -> str:
     """Return a table as Markdown, without its caption.
-
-    Args:
-        table: what to show.
 
     Example:
         >>> print(markdown_table(Table("Answers", ("task", "accuracy"), (("copy", 0.5),))))
@@ -109,6 +82,24 @@ def markdown_table(table: Table) -> str:
     ruler = "|" + "---|" * len(table.columns)
     rows = [_row([shown(value) for value in row]) for row in table.rows]
     return "\n".join([_row(table.columns), ruler, *rows])
+
+
+def _data_address(figure: Figure) -> str:
+    encoded = base64.b64encode(figure.data).decode("ascii")
+    return f"data:{figure.media_type};base64,{encoded}"
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
+
+
+def _blocks(section: Section) -> Iterator[str]:
+    yield from section.meaning
+    yield from (f"**Note:** {_escaped(note)}" for note in section.notes)
+    for table in section.tables:
+        yield _escaped(table.caption)
+        yield markdown_table(table)
+    yield from section.text
 
 
 def _row(values: Sequence[str]) -> str:

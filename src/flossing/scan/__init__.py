@@ -1,1 +1,1 @@
-"""The hot loops over time, one short file a backend, and the slow reference."""
+"""The scans over time: re-orthonormalisation intervals, PyTorch operations, and the reference."""

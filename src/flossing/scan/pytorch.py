@@ -1,4 +1,8 @@
-"""The scans in plain PyTorch operations: any device, any tangent map."""
+"""The forward and the backward scan in PyTorch operations: any device, any tangent map.
+
+The compiled scans of `flossing.compiled` do the same for the tangent maps they know. For the
+recursions and why they are stable, see docs/mathematics.md, The adjoint scan.
+"""
 
 import math
 from collections.abc import Callable
@@ -23,10 +27,16 @@ Product = Callable[[int, Tensor], Tensor]
 
 
 class ForwardScan(NamedTuple):
-    """What the forward scan leaves behind.
+    """The result of the forward scan, with what the backward scan needs where that was requested.
 
-    `ends[m]` is the number of steps done at boundary m. `frames[t]` is the frame before step t,
-    and `frames[T]` the last one; frames and triangular factors are kept only on request.
+    Attributes:
+        log_growth: log |R_ii| at every boundary, in nats; −inf where rank was lost.
+        ends: `ends[m]` is the number of steps done at boundary m.
+        stop_frames: Q at every stop.
+        pace: the pace to continue with.
+        frames: `frames[t]` is the frame before step t and `frames[T]` the last one: Q at
+            boundaries, and V = J_t V_{t-1} between them.
+        triangular: R at every boundary.
     """
 
     log_growth: Float[Tensor, "M B k"]
@@ -62,8 +72,12 @@ def scan_forward(
     ends: list[int] = []
     stop_frames: list[Tensor] = []
     frames = _frame_buffer(stops[-1], frame) if keep_frames else None
+    # At every boundary, with `start` steps done:
+    #     V_start = Q R,    log_growth = log |R_ii|,    and Q goes on.
+    # Every stop is a boundary, so that its frame is orthonormal and its growth complete.
     start = 0
     for stop in stops:
+        # Signs are right up to here: what is to be corrected at this stop are those that follow.
         settled = len(diagonals)
         while start < stop:
             planned = min(pace.interval, stop - start)
@@ -76,6 +90,7 @@ def scan_forward(
                 frame, upper = with_positive_diagonals(frame, upper, diagonals[settled:])
             if frames is not None:
                 triangular.append(upper)
+                # The last vectors of the trail are QR: the next step starts from Q instead.
                 for offset, vectors in enumerate(trail[:-1], start=start + 1):
                     frames[offset] = vectors
                 frames[start + taken] = frame
@@ -83,6 +98,7 @@ def scan_forward(
             ends.append(start)
         stop_frames.append(frame)
     return ForwardScan(
+        # log 0 = −inf is the growth of a direction that lost rank.
         log_growth=torch.stack(diagonals).abs().log(),
         ends=ends,
         stop_frames=stop_frames,
@@ -92,27 +108,53 @@ def scan_forward(
     )
 
 
+def next_boundary(
+    push: Product, vectors: Float[Tensor, "B n k"], start: int, length: int, limits: Limits
+) -> tuple[list[Tensor], Factored]:
+    """Take some steps, or half as many until the limits hold, and factor the last frame.
+
+    Args:
+        push: `push(t, V)` is J_t V.
+        vectors: the frame before step `start`.
+        start: the first step.
+        length: the largest number of steps.
+        limits: the largest stretch of the frame.
+
+    Returns:
+        The frames after every step, the last one not factored, and its factors.
+
+    Raises:
+        NonFiniteError: a tangent vector is infinite or NaN.
+    """
+    trail: list[Tensor] = []
+    for step in range(start, start + length):
+        vectors = push(step, vectors)
+        trail.append(vectors)
+    factored = factor(trail[-1], limits)
+    # The frames on the way are there already, so a shorter interval costs a factorisation and no
+    # step. Negated because `used` may be NaN: an overflow may be over in a shorter interval. A
+    # single step is accepted whatever it uses, for there is nothing shorter.
+    while not factored.used <= 1.0 and length > 1:
+        length //= 2
+        factored = factor(trail[length - 1], limits)
+    if math.isnan(factored.used):
+        raise NonFiniteError(NOT_FINITE)
+    return trail[:length], factored
+
+
 def scan_backward(
     pull: Product,
     forward: ForwardScan,
     weights: Float[Tensor, "M B k"],
     cotangent: Float[Tensor, "B n k"],
 ) -> tuple[Float[Tensor, "T B n k"], Float[Tensor, "B n k"]]:
-    r"""Adjoint of the forward scan, without a graph through any factorisation.
-
-    With `w = ∂L/∂ log R_ii`, backward in time:
-
-        at a boundary:  C = Qᵀ G ;  G ← (G − Q (triu(C) − diag(w))) R^{-T}
-        at every step:  Ā_t = G ;  G ← J_tᵀ G
-
-    In exact arithmetic the strict upper triangle of C is zero; removing it keeps rounding errors
-    from growing like exp((λ_i − λ_j) t).
+    """Compute the adjoint of the forward scan, without a graph through any factorisation.
 
     Args:
         pull: `pull(t, G)` is J_tᵀ G.
         forward: the forward scan, with its frames kept.
-        weights: ∂L/∂ log R_ii at every boundary.
-        cotangent: ∂L/∂ of the last frame, from a scan that goes on from it.
+        weights: w = ∂L/∂ log R_ii at every boundary.
+        cotangent: G = ∂L/∂Q of the last frame, from a scan that goes on from it.
 
     Returns:
         Ā_t, the gradients of the products J_t V_{t-1}, and the gradient of the first frame.
@@ -124,17 +166,29 @@ def scan_backward(
     dependent = torch.isneginf(forward.log_growth)
     lost_rank = bool(dependent.any())
     upper = torch.ones_like(triangular[0, 0]).triu()
+    # An exponent of −inf is a constant: whatever weight the loss gives it, be it infinite or NaN,
+    # must not enter a sum.
     weights = torch.where(dependent, 0.0, weights)
+    # Backward in time, with G = `cotangent`, Q = `frame`, w = `weights`, Ā = `adjoint`:
+    #     at a boundary:    C = Qᵀ G;    G ← (G − Q (triu(C) − diag(w))) R^{-T}
+    #     at every step:    Ā_t = G;     G ← J_tᵀ G
     for boundary in reversed(range(len(forward.ends))):
         frame = frames[forward.ends[boundary]]
+        # triu(C) is diag(w) of the boundary that follows in exact arithmetic, and is replaced by
+        # the weights of this one. Above the diagonal it is zero, but for rounding errors, which the
+        # recursion multiplies by R_ii / R_jj, so by e^((λ_i − λ_j) t). Subtracting all of triu(C),
+        # not its diagonal alone, removes them before they grow.
         correction = (frame.mT @ cotangent).mul_(upper)
         correction.diagonal(dim1=-2, dim2=-1).sub_(weights[boundary])
+        # X R^{-T}, a solve from the right with the lower triangle Rᵀ.
         cotangent = solve_triangular(
             triangular[boundary].mT,
             torch.baddbmm(cotangent, frame, correction, alpha=-1),
             upper=False,
             left=False,
         )
+        # A dependent column was replaced by a completion, which does not depend on V. (R has the
+        # column of the identity there, so the solve was safe.)
         if lost_rank:
             cotangent = cotangent.masked_fill(dependent[boundary].unsqueeze(-2), 0.0)
         start = forward.ends[boundary - 1] if boundary else 0
@@ -149,34 +203,3 @@ def _frame_buffer(steps: int, frame: Float[Tensor, "B n k"]) -> Float[Tensor, "T
     buffer = frame.new_empty(steps + 1, *frame.mT.shape).mT
     buffer[0] = frame
     return buffer
-
-
-def next_boundary(
-    push: Product, vectors: Float[Tensor, "B n k"], start: int, length: int, limits: Limits
-) -> tuple[list[Tensor], Factored]:
-    """Go on for some steps, or half as many until the limits hold, and factor the last frame.
-
-    Args:
-        push: `push(t, V)` is J_t V.
-        vectors: the frame before step `start`.
-        start: the first step.
-        length: how many steps at most.
-        limits: how far the frame may stretch.
-
-    Returns:
-        The frames after every step, the last one not factored, and its factors.
-
-    Raises:
-        NonFiniteError: a tangent vector is infinite or NaN.
-    """
-    trail: list[Tensor] = []
-    for step in range(start, start + length):
-        vectors = push(step, vectors)
-        trail.append(vectors)
-    factored = factor(vectors, limits)
-    while not factored.used <= 1.0 and length > 1:
-        length //= 2
-        factored = factor(trail[length - 1], limits)
-    if math.isnan(factored.used):
-        raise NonFiniteError(NOT_FINITE)
-    return trail[:length], factored

@@ -1,7 +1,7 @@
 """The slow, obvious reference: explicit Jacobians, and autograd through `torch.linalg.qr`.
 
-It exists to be compared with. It has no safeguards: rank-deficient frames give non-finite
-gradients, and the interval is taken as it is.
+The fast scans are compared with it, in tests and benchmarks. It has no safeguards: frames that lose
+rank give gradients that are not finite, and the interval is not adapted to the precision.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def explicit_jacobians(
         step: one step of the whole state, inputs [B, ...] and states [B, S] to states [B, S].
         inputs: inputs of every step.
         states: states before every step.
-        part: the part of the state whose Jacobian is meant, of length n.
+        part: the part of the state whose Jacobian is computed, of length n.
     """
     return torch.stack(
         [
@@ -43,6 +43,7 @@ def _explicit_jacobian(
     part: slice,
 ) -> Float[Tensor, "B n n"]:
     keep_graph = torch.is_grad_enabled()
+    # A Jacobian takes autograd even where nobody wants gradients of the exponents.
     with torch.enable_grad():
         if not state.requires_grad:
             state = state.detach().requires_grad_()
@@ -51,6 +52,8 @@ def _explicit_jacobian(
             return image.new_zeros(*image.shape, image.shape[1])
         rows: list[Tensor] = []
         for output in image.unbind(1):
+            # Rows of the batch are independent, so the gradient of a sum over the batch is the
+            # gradient of each: row i of J for all trajectories at once.
             (row,) = torch.autograd.grad(
                 output.sum(), state, create_graph=True, materialize_grads=True
             )
@@ -62,12 +65,14 @@ def _explicit_jacobian(
 def identity_after(
     jacobians: Float[Tensor, "T B n n"], lengths: tuple[int, ...], start: int
 ) -> Float[Tensor, "T B n n"]:
-    """Replace what comes after a trajectory's end, where a frame that loses rank must not matter.
+    """Replace the Jacobians after the end of a trajectory by the identity.
+
+    Its padding is not counted, but a frame that loses rank there would make the gradients NaN.
 
     Args:
         jacobians: J_t of every step.
         lengths: number of steps of each trajectory.
-        start: the step that the first Jacobian is of.
+        start: the step of the first Jacobian.
     """
     steps = torch.arange(start, start + len(jacobians), device=jacobians.device)
     running = steps.unsqueeze(-1) < torch.tensor(lengths, device=jacobians.device)
@@ -94,11 +99,14 @@ def scan_reference(
     stop_frames: list[Tensor] = []
     start = 0
     steps = jacobians.unbind()
+    # V_t = J_t V_{t-1}; at a boundary V_t = Q R, and Q goes on. All of it in the graph.
     for end in ends:
         for jacobian in steps[start:end]:
             frame = jacobian @ frame
         frame, triangular = qr(frame)
         diagonal = triangular.diagonal(dim1=-2, dim2=-1)
+        # QR = (QD)(DR) with D = diag(sign R_ii): LAPACK leaves signs open, the frames handed out
+        # are those of a positive diagonal.
         frame = frame * torch.where(diagonal < 0, -1.0, 1.0).to(frame).unsqueeze(-2)
         log_growth.append(diagonal.abs().log())
         if end in stops:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from flossing.support.formatting import counted
+from flossing.support.formatting import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +45,7 @@ def measure_with_progress(
     from flossing_lab.studies.measuring import measure_all
 
     with _bars(console) as bars:
-        whole = bars.add_task(counted(len(settings), "measurement"), total=len(settings))
+        whole = bars.add_task(plural(len(settings), "measurement"), total=len(settings))
         return measure_all(
             study,
             settings,
@@ -91,7 +91,7 @@ class _SweepBars:
     )
 
     def __post_init__(self) -> None:
-        self.whole = self.bars.add_task(counted(self.total, "run"), total=self.total)
+        self.whole = self.bars.add_task(plural(self.total, "run"), total=self.total)
 
     def update(self, progress: "Progress") -> None:
         members = tuple(each.digest for each in progress.configurations)

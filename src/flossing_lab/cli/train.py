@@ -191,18 +191,18 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
 
 def _table(runs: "Sequence[Run]") -> "Table":
     from flossing.report.model import Table
-    from flossing.support.formatting import number_in_words, share_in_words
+    from flossing.support.formatting import format_number, format_share
     from flossing_lab.runs.comparison import NEVER, or_never
     from flossing_lab.runs.outcomes import SUCCESS, epochs_to_success
 
     regression = runs[0].configuration.task.kind == "regression"
     measured = runs[0].configuration.measured_exponents
-    result = ("error",) if regression else ("accuracy", f"epochs to {share_in_words(SUCCESS)}")
+    result = ("error",) if regression else ("accuracy", f"epochs to {format_share(SUCCESS)}")
     exponents = ("λ₁",) if measured == 1 else ("λ₁", f"λ_{measured}") if measured else ()
 
     def row(run: "Run") -> tuple[str | int, ...]:
         outcome = (
-            (number_in_words(run.final.loss),)
+            (format_number(run.final.loss),)
             if run.final.accuracy is None
             else (f"{100 * run.final.accuracy:.1f} %", or_never(epochs_to_success(run), "{:.0f}"))
         )

@@ -1,4 +1,4 @@
-"""Recurrent cells that PyTorch does not ship, one step at a time and over whole sequences.
+"""Recurrent cells that PyTorch does not ship.
 
 A cell is a callable `(x_t, state) -> state`, as `flossing.floss` takes it. `run` takes whole
 sequences, in operations that `torch.vmap` maps over stacked parameters.
@@ -15,23 +15,23 @@ from torch.nn.functional import linear
 from flossing.support.torch_typed import split
 
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]
-"""One tensor (B, N), or the two of a cell with a memory; a layer has a first dimension of 1."""
+"""One tensor (B, N), or two for a cell with a memory; a layer's have a first dimension of 1."""
 
 
 class Cell(nn.Module, ABC):
-    """W, W_in, b and a step; the weights are left for an initialisation to fill in.
+    """Base of the cells: W, W_in and b, which an initialisation fills in.
 
     Args:
         input_size: number D of input channels.
         hidden_size: number N of hidden units.
-        gates: number m of blocks of N rows that the input weights have.
-        recurrent_gates: the same of the recurrent weights.
+        gates: number m of blocks of N rows in the input weights.
+        recurrent_gates: number r of such blocks in the recurrent weights.
 
     Attributes:
-        weight_hh: W.
-        weight_ih: W_in.
-        bias: b.
-        states: the tensors of N numbers a sequence that the state consists of, 1 or 2.
+        weight_hh: W, (rN, N).
+        weight_ih: W_in, (mN, D).
+        bias: b, (mN,).
+        states: number of tensors (B, N) in the state, 1 or 2.
     """
 
     states = 1
@@ -46,22 +46,12 @@ class Cell(nn.Module, ABC):
         self.bias = nn.Parameter(torch.zeros(gates * hidden_size))
 
     def forward(self, inputs: Float[Tensor, "B D"], state: State) -> State:
-        """Return the state after one step.
-
-        Args:
-            inputs: x_t.
-            state: before the step.
-        """
+        """Return the state after one step."""
         return self._step(self._currents(inputs), state, self.weight_hh)
 
     def run(self, inputs: Float[Tensor, "T B D"], state: State) -> Float[Tensor, "T B N"]:
-        """Return the hidden states h_t after every step.
-
-        Args:
-            inputs: of all steps.
-            state: before the first one.
-        """
-        # Taken once, for a parametrised weight is computed anew each time.
+        """Return the hidden states h_t after every step, from the state before the first."""
+        # Read once, for a parametrised weight is computed at each access.
         weight = self.weight_hh
         hidden: list[Tensor] = []
         for current in self._currents(inputs).unbind():
@@ -76,11 +66,11 @@ class Cell(nn.Module, ABC):
     def _step(
         self, current: Float[Tensor, "B mN"], state: State, weight: Float[Tensor, "rN N"]
     ) -> State:
-        """Return the state after a step, from what the units receive from the inputs."""
+        """Return the state after a step, given W_in x_t + b."""
 
 
 class LeakyCell(Cell):
-    """h' = (1 − α) h + α tanh(W h + W_in x + b), a vanilla cell with a time constant of 1/α steps.
+    """h' = (1 − α) h + α tanh(W h + W_in x + b), a tanh cell with a time constant of 1/α steps.
 
     Source: Jaeger, Lukoševičius, Popovici & Siewert, Neural Networks 20, 335 (2007).
 
@@ -106,11 +96,11 @@ class LeakyCell(Cell):
 
 
 class ModReluCell(Cell):
-    """h' = sign(z) max(|z| + b, 0) with z = W h + W_in x: a bias on the size that keeps the sign.
+    """h' = sign(z) max(|z| + b, 0) with z = W h + W_in x: a bias on |z| that keeps the sign.
 
-    The derivative is 1 at z = 0 too, where that is its value on both sides or where, for b > 0,
-    the function jumps: a silent start does not cut gradients. It is 0 where |z| < −b, and the
-    second derivative is 0 throughout, as that of ReLU is.
+    The derivative is 0 where |z| < −b and 1 elsewhere, at z = 0 with b ≥ 0 too, though for b > 0
+    the function jumps there: a start from zero does not cut gradients. The second derivative is 0,
+    as that of ReLU.
 
     Source: Arjovsky, Shah & Bengio, ICML 2016, arXiv 1511.06464; for real weights Helfrich,
     Willmott & Ye, ICML 2018, arXiv 1707.09520.
@@ -133,14 +123,14 @@ class ModReluCell(Cell):
 
 
 class LongExpressiveMemoryCell(Cell):
-    r"""Two states, each with a time step of its own that depends on input and state.
+    r"""Long expressive memory: two states whose time steps depend on input and state.
 
     .. math::
         z' = (1 - \Delta) z + \Delta \tanh(W_3 y + V_3 x + b_3), \quad
         y' = (1 - \bar\Delta) y + \bar\Delta \tanh(W_z z' + V_4 x + b_4)
 
-    with Δ = σ(W₁y + V₁x + b₁) and Δ̄ = σ(W₂y + V₂x + b₂). The state is (y, z). That y' takes the
-    new z is in the paper and its code; the cell of torchrecurrent 0.2.5 takes the one before.
+    with Δ = σ(W₁y + V₁x + b₁) and Δ̄ = σ(W₂y + V₂x + b₂). The state is (y, z). y' depends on the
+    new z', as in the paper and its code; in torchrecurrent 0.2.5 it depends on z.
 
     Source: Rusch, Mishra, Erichson & Mahoney, "Long Expressive Memory for Sequence Modeling",
     ICLR 2022, arXiv 2110.04744, with Δt = 1.
@@ -175,10 +165,9 @@ class LongExpressiveMemoryCell(Cell):
 
 
 class ElmanCell(nn.RNNCell):
-    """A vanilla cell of PyTorch, whose weights may be parametrised, over whole sequences.
+    """A vanilla cell of PyTorch that also runs over whole sequences.
 
-    Unlike a layer it keeps no copy of its weights that a parametrisation would leave behind, and
-    Lyapunov exponents and their gradients are computed as for any cell of PyTorch.
+    Unlike a layer it keeps no copy of its weights, which a parametrisation would not reach.
 
     Example:
         >>> cell = ElmanCell(2, 5)
@@ -189,12 +178,7 @@ class ElmanCell(nn.RNNCell):
     states = 1
 
     def run(self, inputs: Float[Tensor, "T B D"], state: State) -> Float[Tensor, "T B N"]:
-        """Return the hidden states h_t after every step.
-
-        Args:
-            inputs: of all steps.
-            state: before the first one.
-        """
+        """Return the hidden states h_t after every step, from the state before the first."""
         squash = torch.relu if self.nonlinearity == "relu" else torch.tanh
         weight, hidden = self.weight_hh, cast(Tensor, state)
         states: list[Tensor] = []

@@ -1,4 +1,7 @@
-"""How large the gradient of the loss is with respect to states that lie ever further back."""
+"""Norms of the gradient of the loss with respect to states at growing lags.
+
+The state h is the whole state, of an LSTM both of its vectors.
+"""
 
 import copy
 import math
@@ -17,25 +20,7 @@ from flossing_lab.networks.networks import SequenceNetwork
 
 
 def first_state_gradient_norm(network: SequenceNetwork, kind: Kind, batch: Batch) -> float:
-    """‖∂L/∂h_0‖ for the loss over a whole sequence, root mean square over the sequences.
-
-    Here and below h is the whole state, of an LSTM both of its vectors.
-
-    Args:
-        network: What is trained; left as it is.
-        kind: The kind of the task.
-        batch: The sequences and their answers.
-
-    Example:
-        >>> from flossing_lab.runs.configuration import Architecture
-        >>> from flossing_lab.networks.networks import make_network
-        >>> from flossing.tasks import DelayedCopy
-        >>> gru, generator = Architecture(cell="gru", size=20), torch.Generator()
-        >>> network = make_network(gru, input_size=1, output_size=1, generator=generator)
-        >>> batch = DelayedCopy(delay=2, steps=10).sample(4)
-        >>> first_state_gradient_norm(network, "binary", batch) > 0
-        True
-    """
+    """Return ‖∂L/∂h_0‖ for the loss over whole sequences, root mean square over the sequences."""
     network, batch = _in_double_precision(network, batch)
     leaves, rebuild = flatten(_start(network, batch))
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
@@ -46,27 +31,10 @@ def first_state_gradient_norm(network: SequenceNetwork, kind: Kind, batch: Batch
 
 
 def gradient_norm_by_lag(network: SequenceNetwork, kind: Kind, batch: Batch) -> Float[Tensor, " T"]:
-    """‖∂L/∂h_{T−s}‖ for the lags s = 1 … T, where L is the loss at the last step alone.
+    """Return ‖∂L/∂h_{T−s}‖ for the lags s = 1 … T, root mean square over the sequences.
 
-    A loss over several steps would mix their lags.
-
-    Args:
-        network: What is trained; left as it is.
-        kind: The kind of the task.
-        batch: The sequences and their answers, the last of which must count.
-
-    Returns:
-        Root mean square over the sequences, (T,), from lag 1 to lag T.
-
-    Example:
-        >>> from flossing_lab.runs.configuration import Architecture
-        >>> from flossing_lab.networks.networks import make_network
-        >>> from flossing.tasks import DelayedCopy
-        >>> gru, generator = Architecture(cell="gru", size=20), torch.Generator()
-        >>> network = make_network(gru, input_size=1, output_size=1, generator=generator)
-        >>> batch = DelayedCopy(delay=2, steps=10).sample(4)
-        >>> gradient_norm_by_lag(network, "binary", batch).shape
-        torch.Size([10])
+    L is the loss at the last step alone, which must have a target: a loss over several steps would
+    mix their lags.
     """
     network, batch = _in_double_precision(network, batch)
     last = Batch(batch.inputs[-1:], batch.targets[-1:], batch.mask[-1:])
@@ -82,7 +50,7 @@ def gradient_norm_by_lag(network: SequenceNetwork, kind: Kind, batch: Batch) -> 
 
 
 def _in_double_precision(network: SequenceNetwork, batch: Batch) -> tuple[SequenceNetwork, Batch]:
-    """A copy of the network: in single precision the gradient at long lags underflows to zero."""
+    """Return copies in float64: in float32 the gradient at long lags underflows to zero."""
     targets = batch.targets.double() if batch.targets.is_floating_point() else batch.targets
     return copy.deepcopy(network).double(), Batch(batch.inputs.double(), targets, batch.mask)
 
@@ -93,5 +61,6 @@ def _start(network: SequenceNetwork, batch: Batch) -> State:
 
 
 def _over_sequences(norms: Float[Tensor, "*lags B"]) -> Float[Tensor, "*lags"]:
-    # The loss is a mean over sequences, so that each one's own gradient is B times larger.
+    # The loss is a mean over B sequences, so autograd returns 1/B times the gradient of each
+    # sequence's own loss: the root mean square is √(Σ (B g)² / B) = √(Σ g²) √B.
     return norms.square().sum(dim=-1).sqrt() * math.sqrt(norms.shape[-1])

@@ -1,9 +1,9 @@
-"""What the weights of the experiments' networks are before training.
+"""Initial weights of the experiments' networks.
 
-The recurrent weights, per gate: "gaussian", "orthogonal", "identity", or as the module draws them.
-The others are what the field combines them with, input weights times `input_gain`:
+The recurrent weights of each gate are "gaussian", "orthogonal", "identity", or the module's own.
+The others are those that the literature combines them with, input weights times `input_gain`:
 
-- tanh, relu and leaky: standard normal input weights and biases of zero, or as `bias_scale` says;
+- tanh, relu and leaky: standard normal input weights and biases of zero or of `bias_scale`;
   for "gaussian" and "orthogonal" alike, as in Engelken (NeurIPS 2023, arXiv 2312.17306); with
   "identity", input weights of standard deviation 0.001, after Le, Jaitly & Hinton (2015, arXiv
   1504.00941);
@@ -28,15 +28,10 @@ LARGEST_MODRELU_BIAS = 0.01
 def initialise(
     recurrence: nn.Module, architecture: Architecture, generator: torch.Generator
 ) -> None:
-    """Draw all weights of a recurrent module, in place.
+    """Draw all weights of a recurrent module of an architecture, in place.
 
-    The second bias of PyTorch's vanilla networks says nothing that the first one does not: unless
-    they are "stock", it is zero and not trained.
-
-    Args:
-        recurrence: a layer or a cell that is what the architecture says.
-        architecture: what the weights are to be.
-        generator: the only source of randomness.
+    The second bias of PyTorch's vanilla networks is redundant: unless the initialisation is
+    "stock", it is zero and not trained.
     """
     weights = {
         name.removesuffix("_l0"): parameter for name, parameter in recurrence.named_parameters()
@@ -62,7 +57,7 @@ def _draw_stock(weights: dict[str, nn.Parameter], size: int, generator: torch.Ge
 def _draw_recurrent(
     weights: dict[str, nn.Parameter], architecture: Architecture, generator: torch.Generator
 ) -> None:
-    """Draw the matrix of each gate; a stock one, already drawn, is scaled."""
+    """Draw the recurrent matrix of each gate; a stock one, already drawn, is scaled."""
     size, gain = architecture.size, architecture.gain
     for name in ("weight_hh", "weight_zy"):
         if name not in weights:
@@ -109,6 +104,6 @@ def _set_time_constants(
     size = architecture.size
     memories = torch.empty(size).uniform_(1, architecture.longest_memory - 1, generator=generator)
     forget: Float[Tensor, " N"] = memories.log()
-    # PyTorch's order of the gates: input, forget, candidate, output.
+    # PyTorch's order of the gates: input, forget, cell, output.
     weights["bias_ih"][: 2 * size] = torch.cat([-forget, forget])
     weights["bias_hh"][: 2 * size] = 0

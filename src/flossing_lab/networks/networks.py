@@ -1,7 +1,4 @@
-"""The networks that the experiments train: a recurrent part, its initial state and a readout.
-
-Only the recurrent part is flossed, and `flossing.floss(network.system, ...)` needs no wrapper.
-"""
+"""Networks of the experiments: a recurrent part, its initial state and a linear readout."""
 
 import math
 from typing import TypeAlias, cast
@@ -30,15 +27,13 @@ RELAXATION_STEPS = 100
 LARGEST_BIAS = 0.1
 
 FASTER_COMPILED = (nn.RNN, nn.GRU)
-"""Layers that train faster through compiled loops; PyTorch's own LSTM is fused on the CPU too."""
+"""Layers that train faster through compiled loops; PyTorch fuses the LSTM itself on the CPU."""
 
 Recurrence: TypeAlias = StockLayer | ElmanCell | Cell
 
 
 class SequenceNetwork(nn.Module):
-    """A recurrent network that answers at every step, time first, linearly from h_t.
-
-    It starts from a state of zero. `make_network` makes it.
+    """A recurrent network with an answer at every step, linear in h_t; it starts from h_0 = 0.
 
     Args:
         recurrence: the recurrent part.
@@ -55,22 +50,8 @@ class SequenceNetwork(nn.Module):
         """What `flossing.lyapunov_spectrum` and `flossing.floss` take."""
         return self.recurrence
 
-    @property
-    def runs_compiled(self) -> bool:
-        """Whether `forward` takes all steps in one operation, which `torch.vmap` cannot map over.
-
-        That is so for PyTorch's layers, through compiled loops where these are faster and the
-        module's own forward elsewhere. Any other network is mapped by
-        `torch.vmap(torch.func.functional_call(...))` over stacked parameters and buffers.
-        """
-        return isinstance(self.recurrence, StockLayer)
-
     def initial_state(self, batch_size: int) -> State:
-        """The state before the first step, in the convention of `system`; zero.
-
-        Args:
-            batch_size: number B of sequences.
-        """
+        """Return the state before the first step, zero, in the convention of `system`."""
         size = self.recurrence.hidden_size
         if isinstance(self.recurrence, nn.RNNBase):
             zero = self.readout.weight.new_zeros(1, batch_size, size)
@@ -79,12 +60,7 @@ class SequenceNetwork(nn.Module):
         return (zero, zero) if self.recurrence.states == 2 else zero
 
     def hidden_states(self, inputs: Float[Tensor, "T B D"], state: State) -> Float[Tensor, "T B N"]:
-        """Return h_t after every step.
-
-        Args:
-            inputs: what the network is driven with.
-            state: the state before the first step.
-        """
+        """Return h_t after every step."""
         recurrence = self.recurrence
         if isinstance(recurrence, ElmanCell | Cell):
             return recurrence.run(inputs, state)
@@ -96,12 +72,7 @@ class SequenceNetwork(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: State | None = None
     ) -> Float[Tensor, "T B C"]:
-        """Answer at every step.
-
-        Args:
-            inputs: what the network is driven with.
-            state: the state before the first step; `None` for `initial_state`.
-        """
+        """Return the answers at every step, starting from a state or from `initial_state`."""
         first = self.initial_state(inputs.shape[1]) if state is None else state
         return self.readout(self.hidden_states(inputs, first))
 
@@ -109,20 +80,20 @@ class SequenceNetwork(nn.Module):
         """Return the recurrent map of a vanilla network, with its weights as they are now.
 
         Raises:
-            UnsupportedSystemError: the network is no vanilla network of PyTorch's.
+            UnsupportedSystemError: the network is not a vanilla network of PyTorch.
         """
         if not isinstance(self.recurrence, nn.RNN | ElmanCell):
             raise UnsupportedSystemError(
-                f"a {type(self.recurrence).__name__} is no vanilla network: pass a network whose "
-                "cell is 'tanh' or 'relu'"
+                f"a {type(self.recurrence).__name__} is not a vanilla network: pass a network "
+                "whose cell is 'tanh' or 'relu'"
             )
         return stock_recurrence(self.recurrence, None, self.readout.weight.dtype)
 
 
 class RateNetwork(SequenceNetwork):
-    """x_t = J tanh(x_{t−1}) + b + w_s s_t, read out linearly from x_t; the initial x is trained.
+    """x_t = W tanh(x_{t−1}) + b + W_in s_t with a readout linear in x_t; x_0 is trained.
 
-    Its trajectory h = tanh(x) is that of an `nn.RNN`, and h is its state.
+    Its state is h = tanh(x), whose trajectory is that of an `nn.RNN`.
 
     Source: Engelken, "Gradient Flossing", NeurIPS 2023, arXiv 2312.17306, and its released code.
 
@@ -142,23 +113,14 @@ class RateNetwork(SequenceNetwork):
         self.initial_potential = nn.Parameter(initial_potential)
 
     def initial_state(self, batch_size: int) -> State:
-        """tanh(x_0), the same for every sequence.
-
-        Args:
-            batch_size: number B of sequences.
-        """
+        """Return tanh(x_0), the same for every sequence."""
         hidden = self.initial_potential.tanh().repeat(batch_size, 1)
         return hidden.unsqueeze(0) if isinstance(self.recurrence, nn.RNNBase) else hidden
 
     def forward(
         self, inputs: Float[Tensor, "T B D"], state: State | None = None
     ) -> Float[Tensor, "T B C"]:
-        """Answer at every step, from x rather than from h = tanh(x).
-
-        Args:
-            inputs: what the network is driven with.
-            state: the state h before the first step; `None` for `initial_state`.
-        """
+        """Return the answers at every step, from x rather than from the state h = tanh(x)."""
         first = self.initial_state(inputs.shape[1]) if state is None else state
         previous = states_before(self.hidden_states(inputs, first), first)
         (weights,) = self.vanilla_recurrence().layers
@@ -167,12 +129,7 @@ class RateNetwork(SequenceNetwork):
 
 
 def states_before(states: Float[Tensor, "T B N"], first: State) -> Float[Tensor, "T B N"]:
-    """Return the states of a vanilla network before every step.
-
-    Args:
-        states: those after every step.
-        first: that before the first one.
-    """
+    """Return the states of a vanilla network before every step, from those after every step."""
     return torch.cat([cast(Tensor, first).reshape(1, *states.shape[1:]), states[:-1]])
 
 
@@ -185,32 +142,32 @@ def make_network(
 ) -> SequenceNetwork:
     """Return a network with fresh weights.
 
-    How its recurrent part is initialised, `flossing_lab.networks.initialisation` says. In the state
-    form readout weights are uniform within ±1/√N, as in `nn.Linear`. In the rate form they are
-    standard normal, the biases b uniform on [0, 0.1) unless `bias_scale` says otherwise, and the
+    The recurrent part is initialised as in `flossing_lab.networks.initialisation`. In the state
+    form the readout's weights are uniform within ±1/√N, as in `nn.Linear`. In the rate form they
+    are standard normal, the biases b uniform on [0, 0.1) unless `bias_scale` is set, and the
     initial x has relaxed for 100 steps without input. The readout's biases start at zero.
 
     Args:
-        architecture: what network.
+        architecture: of the network.
         input_size: number D of input channels.
         output_size: number C of outputs.
-        generator: source of all weights; the global random state is neither read nor changed.
+        generator: of all weights; the global random state is neither read nor changed.
 
     Raises:
-        InvalidOptionError: a size is no positive integer.
+        InvalidOptionError: a size is not a positive integer.
 
     Example:
         >>> lstm = Architecture(cell="lstm", size=32, initialisation="chrono")
         >>> network = make_network(lstm, input_size=1, output_size=10, generator=torch.Generator())
         >>> network(torch.zeros(20, 16, 1)).shape
         torch.Size([20, 16, 10])
-        >>> [piece.shape for piece in network.initial_state(16)]
+        >>> [each.shape for each in network.initial_state(16)]
         [torch.Size([1, 16, 32]), torch.Size([1, 16, 32])]
     """
     require_integer("input_size", input_size, at_least=1)
     require_integer("output_size", output_size, at_least=1)
-    # On the meta device, for the modules' own initialisation draws from the global random state
-    # and would be overwritten anyway.
+    # On the meta device, for the modules' own initialisation would draw from the global random
+    # state, and would be overwritten anyway.
     recurrence = _recurrence(architecture, input_size).to_empty(device="cpu")
     readout = nn.Linear(architecture.size, output_size, device="meta").to_empty(device="cpu")
     initialise(recurrence, architecture, generator)
@@ -233,8 +190,7 @@ def _recurrence(architecture: Architecture, input_size: int) -> Recurrence:
     with torch.device("meta"):
         match architecture.cell:
             case "tanh" | "relu":
-                # A layer would keep the weights from before their parametrisation.
-                kind = ElmanCell if architecture.orthogonal else nn.RNN
+                kind = nn.RNN if architecture.is_stock_layer else ElmanCell
                 return kind(input_size, size, nonlinearity=architecture.cell)
             case "leaky":
                 return LeakyCell(input_size, size, leak=architecture.leak)
@@ -254,7 +210,7 @@ def _initialise_rates(
     architecture: Architecture,
     generator: torch.Generator,
 ) -> Float[Tensor, " N"]:
-    """Draw what the rate form has of its own, and return the initial potential."""
+    """Draw the biases and the readout of the rate form, and return the initial potential x_0."""
     weights = dict(recurrence.named_parameters())
     suffix = "_l0" if isinstance(recurrence, nn.RNNBase) else ""
     bias = weights["bias_ih" + suffix]
@@ -270,18 +226,9 @@ def _initialise_rates(
 def compiled_states(
     layer: StockLayer, inputs: Float[Tensor, "T B D"], state: State
 ) -> Float[Tensor, "T B N"]:
-    """Return h_t after every step of a layer on the CPU, through compiled loops.
-
-    Args:
-        layer: an `nn.RNN`, `nn.GRU` or `nn.LSTM` of one layer, time first.
-        inputs: what it is driven with.
-        state: before the first step.
-
-    Raises:
-        InvalidStateError: the state does not fit the layer.
-    """
+    """Return h_t after every step of a time-first layer on the CPU, through compiled loops."""
     recurrence = stock_recurrence(layer, None, inputs.dtype)
     first = recurrence.pack(state, inputs.shape[1], inputs)
-    # No cuts in the graph: the gradient is that of the whole sequence.
+    # From step 0, and with window 0: the gradient of the whole sequence, not truncated.
     states, _ = recurrence.linearised_run(inputs, first, 0, 0)
     return states[1:, :, : layer.hidden_size]

@@ -1,4 +1,4 @@
-"""Penalties on the loss that compete with flossing for gradients that last."""
+"""A regulariser against vanishing and exploding gradients, a baseline of flossing."""
 
 from collections.abc import Callable
 
@@ -17,31 +17,31 @@ def norm_penalty(
     loss_of_answers: Callable[[Tensor], Tensor],
     state: State | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Ω, by which the gradient of the loss neither grows nor decays from step to step.
+    r"""Return Ω, a penalty on growth and decay of the gradient of the loss from step to step.
 
     .. math:: \Omega = \sum_{t=1}^{T-1} \left( \frac{\left\| \frac{dL}{dx_{t+1}}
         \frac{\partial x_{t+1}}{\partial x_t} \right\|}
         {\left\| \frac{dL}{dx_{t+1}} \right\|} - 1 \right)^2
 
     for x_t = W φ(x_{t−1}) + W_in s_t + b, so that ∂x_{t+1}/∂x_t = W diag φ'(x_t). As published, x
-    is the state also where h = φ(x) is read out, and only the W that stands here is
-    differentiated: dL/dx_{t+1} and x_t count as constants, so other parameters have no gradient.
+    is the state even where h = φ(x) is read out, and only this W is differentiated: dL/dx_{t+1} and
+    x_t count as constants, so other parameters have no gradient.
 
-    A sequence has its own Ω, a sum over its steps; the mean over the sequences is returned. Steps
-    for which dL/dx_{t+1} is zero, or not finite in double precision, have no weight.
+    Ω is a mean over the sequences. Steps whose dL/dx_{t+1} is zero, or not finite in double
+    precision, have no weight.
 
     Source: Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks",
     ICML 2013, arXiv 1211.5063, eq. 9 and 10.
 
     Args:
         network: a vanilla network, tanh or relu, in either form.
-        inputs: what it is driven with.
-        loss_of_answers: the loss as a function of the answers (T, B, C): a scalar, in which no two
-            sequences meet, such as a mean over them.
+        inputs: of the network.
+        loss_of_answers: the loss, a scalar, as a function of the answers (T, B, C); additive over
+            the sequences, such as a mean over them.
         state: the state before the first step; `None` for `initial_state`.
 
     Raises:
-        UnsupportedSystemError: the network is not a vanilla one.
+        UnsupportedSystemError: the network is not a vanilla network.
 
     Example:
         An orthogonal W passes gradients on unchanged as long as no unit saturates:
@@ -82,7 +82,7 @@ def norm_penalty(
 def _gradient(
     network: SequenceNetwork, loss_of_answers: Callable[[Tensor], Tensor], read: Tensor
 ) -> Float[Tensor, "T B N"]:
-    """∂L/∂ what is read out."""
+    """Return the gradient of the loss with respect to what is read out, h or x."""
 
     def loss(read: Tensor) -> Tensor:
         return loss_of_answers(network.readout(read))
@@ -93,9 +93,9 @@ def _gradient(
 def _total_gradients(
     direct: Float[Tensor, "T B N"], slopes: Float[Tensor, "T B N"], weight: Float[Tensor, "N N"]
 ) -> Float[Tensor, "T B N"]:
-    """dL/dx_t = ∂L/∂x_t + φ'(x_t) Wᵀ dL/dx_{t+1}.
+    """Return dL/dx_t = ∂L/∂x_t + φ'(x_t) Wᵀ dL/dx_{t+1}.
 
-    In double precision, for over a long sequence gradients leave the range of single precision.
+    In float64, for over a long sequence gradients leave the range of float32.
     """
     direct, slopes, weight = direct.double(), slopes.double(), weight.double()
     total = [direct[-1]]

@@ -1,10 +1,10 @@
-"""Runs side by side: tables of what came of them, and their learning curves, as a report."""
+"""A comparison of runs: tables of their outcomes, and their learning curves, as a report."""
 
 # Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flossing.plots import (
@@ -18,7 +18,7 @@ from flossing.plots import (
 )
 from flossing.report.model import Fact, Figure, Report, Section, Table
 from flossing.report.pictures import HEIGHT, figure_from, new_axes
-from flossing.support.formatting import counted, number_in_words, share_in_words
+from flossing.support.formatting import format_number, format_share, plural
 from flossing_lab.runs.differences import settings, task_in_words
 from flossing_lab.runs.outcomes import Arm, arms
 from flossing_lab.runs.records import AnyRun
@@ -47,20 +47,22 @@ def comparison(runs: Sequence[AnyRun], *, title: str, refused: Sequence[str] = (
     Args:
         runs: at least one.
         title: of the report.
-        refused: what is wrong with files that could not be trusted.
+        refused: messages about files that could not be trusted.
 
     Raises:
         ImportError: Matplotlib is missing.
     """
-    notes = tuple(f"Not counted: {each}." for each in refused)
     all_arms = arms(runs)
     results = Section(
         "Results",
         tables=tables(runs),
-        notes=notes,
+        notes=tuple(f"Not counted: {each}." for each in refused),
         numbers={"arms": [_numbers(arm) for arm in all_arms]},
     )
-    curves = [_curves(task, own) for task, own in _by_task(all_arms).items()]
+    tasks: dict[str, list[Arm]] = {}
+    for arm in all_arms:
+        tasks.setdefault(task_in_words(arm.configuration), []).append(arm)
+    curves = [_curves(task, own) for task, own in tasks.items()]
     facts = (
         Fact("Runs", len(runs)),
         Fact("Arms", f"{len(all_arms)}, which differ in more than the seed"),
@@ -70,11 +72,7 @@ def comparison(runs: Sequence[AnyRun], *, title: str, refused: Sequence[str] = (
 
 
 def tables(runs: Sequence[AnyRun]) -> tuple[Table, ...]:
-    """Return a row for every arm: of tasks with an accuracy, and of regressions.
-
-    Args:
-        runs: in any order.
-    """
+    """Return a table of the arms with an accuracy and one of the regressions, each if any."""
     found = arms(runs)
     accurate = [arm for arm in found if not arm.regression]
     regressions = [arm for arm in found if arm.regression]
@@ -83,11 +81,7 @@ def tables(runs: Sequence[AnyRun]) -> tuple[Table, ...]:
 
 
 def or_never(value: float, form: str) -> str:
-    """Return a number in a form of `str.format`, or a dash for what was never reached.
-
-    Args:
-        value: the number; infinite if it was never reached.
-        form: such as "{:.0f}".
+    """Return a number in a form of `str.format`, or a dash if it is infinite.
 
     Example:
         >>> or_never(12.0, "{:.0f}"), or_never(float("inf"), "{:.0f}")
@@ -97,93 +91,73 @@ def or_never(value: float, form: str) -> str:
 
 
 def _accuracy_table(found: Sequence[Arm]) -> Table:
-    shown = settings([arm.configuration for arm in found])
-    threshold = share_in_words(found[0].accuracy) if found else ""
-    measured = (
-        "seeds",
-        "success",
-        f"epochs to {threshold}",
-        f"seconds to {threshold}",
-        "accuracy",
-        "flossing",
-        "training",
-    )
-    return Table(
+    threshold = format_share(found[0].accuracy) if found else ""
+    return _table(
         f"Success: share of the seeds with an accuracy of at least {threshold} after training, on "
         "data that is not trained on. All else: medians over seeds, where one that never gets "
         f"there counts as infinite ({NEVER}). Seconds: of flossing and training, without "
         "evaluations, for one network.",
-        (*(shown[0] if shown else {}), *measured),
-        tuple(
-            (
-                *each.values(),
-                len(arm.runs),
-                share_in_words(arm.success_rate),
-                or_never(arm.median_epochs, "{:.0f}"),
-                or_never(arm.median_seconds, "{:.1f} s"),
-                f"{100 * arm.median_accuracy:.1f} %",
-                *_cost(arm),
-            )
-            for each, arm in zip(shown, found, strict=True)
+        ("success", f"epochs to {threshold}", f"seconds to {threshold}", "accuracy"),
+        found,
+        lambda arm: (
+            format_share(arm.success_rate),
+            or_never(arm.median_epochs, "{:.0f}"),
+            or_never(arm.median_seconds, "{:.1f} s"),
+            f"{100 * arm.median_accuracy:.1f} %",
         ),
     )
 
 
 def _error_table(found: Sequence[Arm]) -> Table:
-    shown = settings([arm.configuration for arm in found])
-    return Table(
+    return _table(
         "Mean squared error after training, on data that is not trained on; medians over seeds. "
         "Seconds without evaluations, for one network.",
-        (*(shown[0] if shown else {}), "seeds", "mean squared error", "flossing", "training"),
+        ("mean squared error",),
+        found,
+        lambda arm: (format_number(arm.median_loss),),
+    )
+
+
+def _table(
+    caption: str,
+    columns: tuple[str, ...],
+    found: Sequence[Arm],
+    cells: Callable[[Arm], tuple[str, ...]],
+) -> Table:
+    shown = settings([arm.configuration for arm in found])
+    return Table(
+        caption,
+        (*(shown[0] if shown else {}), "seeds", *columns, "flossing", "training"),
         tuple(
             (
                 *each.values(),
                 len(arm.runs),
-                number_in_words(arm.median_loss),
-                *_cost(arm),
+                *cells(arm),
+                f"{arm.flossing_seconds:.1f} s" if arm.configuration.flossing else NEVER,
+                f"{arm.training_seconds:.1f} s",
             )
             for each, arm in zip(shown, found, strict=True)
         ),
     )
 
 
-def _cost(arm: Arm) -> tuple[str, str]:
-    flossed = arm.configuration.flossing is not None
-    return (
-        f"{arm.flossing_seconds:.1f} s" if flossed else NEVER,
-        f"{arm.training_seconds:.1f} s",
-    )
-
-
-def _by_task(found: Sequence[Arm]) -> dict[str, list[Arm]]:
-    tasks: dict[str, list[Arm]] = {}
-    for arm in found:
-        tasks.setdefault(task_in_words(arm.configuration), []).append(arm)
-    return tasks
-
-
 def _curves(task: str, found: Sequence[Arm]) -> Section:
     names = [_name(each) for each in settings([arm.configuration for arm in found])]
     pairs = list(zip(names, found, strict=True))
-    return Section(
-        f"Learning: {task}",
-        figures=tuple(_figure(task, part) for part in _pieces(pairs)),
-    )
-
-
-def _pieces(pairs: Sequence[tuple[str, Arm]]) -> list[Sequence[tuple[str, Arm]]]:
-    """As many arms in a figure as there are styles."""
-    return [pairs[start : start + len(_STYLES)] for start in range(0, len(pairs), len(_STYLES))]
+    # As many arms in a figure as there are styles.
+    starts = range(0, len(pairs), len(_STYLES))
+    figures = (_figure(task, pairs[start : start + len(_STYLES)]) for start in starts)
+    return Section(f"Learning: {task}", figures=tuple(figures))
 
 
 def _name(each: Mapping[str, str]) -> str:
-    words = {"none": "without flossing", "published": "published flossing"}
-    told = [
+    flossing = {"none": "without flossing", "published": "published flossing"}
+    words = [
         value if name == "cell" else f"{name} {value}"
         for name, value in each.items()
         if name not in ("task", "flossing")
     ]
-    return ", ".join([*told, words.get(each["flossing"], f"flossed: {each['flossing']}")])
+    return ", ".join([*words, flossing.get(each["flossing"], f"flossed: {each['flossing']}")])
 
 
 def _figure(task: str, pairs: Sequence[tuple[str, Arm]]) -> Figure:
@@ -195,7 +169,7 @@ def _figure(task: str, pairs: Sequence[tuple[str, Arm]]) -> Figure:
     axes.get_figure(root=True).legend(loc="outside lower left", fontsize="small", frameon=False)  # pyright: ignore[reportOptionalMemberAccess]
     regression = pairs[0][1].regression
     best = [
-        f"{name}: {_final(arm)} in the median of {counted(len(arm.runs), 'seed')}"
+        f"{name}: {_final(arm)} in the median of {plural(len(arm.runs), 'seed')}"
         for name, arm in pairs
     ]
     return figure_from(
@@ -221,7 +195,7 @@ def _draw(axes: "Axes", run: AnyRun, *, label: str | None, style: dict[str, Any]
 
 def _final(arm: Arm) -> str:
     if arm.regression:
-        return f"an error of {number_in_words(arm.median_loss)}"
+        return f"an error of {format_number(arm.median_loss)}"
     return f"{100 * arm.median_accuracy:.1f} %"
 
 

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeAlias, cast, get_args
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, TypeAlias, get_args
 
 from flossing.errors import InvalidOptionError
 from flossing.support.checks import require_choice, require_integer, require_positive
 from flossing.tasks import Task
-from flossing.tasks.named import TASKS
+from flossing_lab.runs.codec import LEFT_OUT, decode, encode
 
 Cell: TypeAlias = Literal["tanh", "relu", "leaky", "modrelu", "gru", "lstm", "lem"]
 Initialisation: TypeAlias = Literal["gaussian", "orthogonal", "identity", "stock", "chrono"]
@@ -26,46 +27,45 @@ SCHEDULE_OPTIONS: Mapping[str, type[int] | type[float]] = {
     "drift": float,
     "max_gradient_norm": float,
 }
-"""What of `flossing.Flosser` a configuration can choose, and what kind of number that is."""
-
-LEFT_OUT: Mapping[str, Any] = {"left out at its default": True}
-"""Metadata of a field that runs had not from the first: at its default it changes no digest."""
+"""Options of `flossing.Flosser` that a configuration can set, and their types."""
 
 FORMAT = 1
-"""Number of the form in which runs are written down; part of every digest."""
+"""Version of the file format of runs; part of every digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """A recurrent network with a linear readout.
 
+    A field added later is left out of documents, and so of digests, at its default.
+
     Attributes:
         cell: "tanh" and "relu" are vanilla networks; "leaky" is h' = (1−α)h + α tanh(…);
-            "modrelu" scales |h| with a bias and keeps the sign; "gru" and "lstm" are torch's;
-            "lem" is the long expressive memory of Rusch et al. (ICLR 2022); see
-            `flossing_lab.networks.cells` for those that are not torch's.
+            "modrelu" adds a bias to |h| and keeps the sign; "gru" and "lstm" are PyTorch's;
+            "lem" is the long expressive memory of Rusch et al. (ICLR 2022). Cells that PyTorch
+            does not ship are in `flossing_lab.networks.cells`.
         size: number N of hidden units.
-        initialisation: of the recurrent weights, per gate. "gaussian": variance gain²/N;
+        initialisation: of the recurrent weights of each gate. "gaussian": variance gain²/N;
             "orthogonal": gain times a random orthogonal matrix; "identity": gain times the
-            identity; "stock": gain times the module's own, and not for leaky and modrelu, which
-            have none; "chrono": the same, with biases of the forget and input gates for memories
-            of up to `longest_memory` steps (LSTM only). The other weights follow; see
+            identity; "stock": gain times the module's own initialisation, which leaky and modrelu
+            lack; "chrono": as "stock", with biases of the forget and input gates for memories of
+            up to `longest_memory` steps (LSTM only). For the other weights see
             `flossing_lab.networks.initialisation`.
         gain: scale of the recurrent weights.
-        input_gain: scale of the input weights. Small, the units stay where they are linear: the
-            state keeps inputs that lie further back, and mixes them less.
-        bias_scale: biases of tanh, relu and leaky networks are normal with this standard deviation:
-            where units are nearly linear, only these bend products of inputs into the state, for
-            tanh itself is odd. `None` for biases as in `flossing_lab.networks.initialisation`.
+        input_gain: scale of the input weights. A small one keeps the units near their linear
+            range, where the state keeps older inputs and mixes them less.
+        bias_scale: standard deviation of the normal biases of tanh, relu and leaky networks: tanh
+            is odd, so nearly linear units form products of inputs only through their biases.
+            `None`: biases as in `flossing_lab.networks.initialisation`.
         form: "state" reads out h; "rate" reads out the potential x of h = tanh(x), and trains its
             initial value, as in the released code of Engelken (NeurIPS 2023).
-        orthogonal: keep the recurrent weights orthogonal throughout, by
-            `torch.nn.utils.parametrizations.orthogonal`; they start so, too, with gain 1.
+        orthogonal: keep the recurrent weights orthogonal throughout training, by
+            `torch.nn.utils.parametrizations.orthogonal`; they must start orthogonal.
         leak: α of the leaky cell, in (0, 1]; 1 for the others.
-        longest_memory: for "chrono", in time steps; only there other than 100.
+        longest_memory: of "chrono", in time steps; 100 for the others.
 
     Raises:
-        InvalidOptionError: an option outside what it may be, or one that the cell does not have.
+        InvalidOptionError: an invalid option value, or an option that the cell does not have.
     """
 
     cell: Cell = "tanh"
@@ -88,10 +88,19 @@ class Architecture:
         require_positive("gain", self.gain)
         require_positive("input_gain", self.input_gain)
         require_positive("leak", self.leak, at_most=1.0)
-        self._require_a_cell_that_fits()
-        self._require_an_initialisation_that_fits()
+        self._check_cell()
+        self._check_initialisation()
 
-    def _require_a_cell_that_fits(self) -> None:
+    @property
+    def is_stock_layer(self) -> bool:
+        """Whether the recurrent part is a layer of PyTorch rather than a Python loop over steps.
+
+        A layer would keep a copy of the weights from before their parametrisation, so networks
+        that are kept orthogonal are cells.
+        """
+        return self.cell in ("tanh", "relu", "gru", "lstm") and not self.orthogonal
+
+    def _check_cell(self) -> None:
         if self.form == "rate" and self.cell != "tanh":
             raise InvalidOptionError(
                 f"form is 'rate' and cell is {self.cell!r}; only a tanh network has a rate form: "
@@ -113,11 +122,11 @@ class Architecture:
             if self.cell not in ("tanh", "relu", "leaky") or self.initialisation == "stock":
                 raise InvalidOptionError(
                     f"bias_scale is {self.bias_scale}, cell is {self.cell!r} and initialisation is "
-                    f"{self.initialisation!r}, which says what its biases are: leave bias_scale "
-                    "out, or use cell='tanh', 'relu' or 'leaky' that is not 'stock'"
+                    f"{self.initialisation!r}, which sets the biases itself: leave bias_scale out, "
+                    "or use cell='tanh', 'relu' or 'leaky' with another initialisation than 'stock'"
                 )
 
-    def _require_an_initialisation_that_fits(self) -> None:
+    def _check_initialisation(self) -> None:
         if self.initialisation == "chrono" and self.cell != "lstm":
             raise InvalidOptionError(
                 f"initialisation is 'chrono' and cell is {self.cell!r}; it sets the gate biases of "
@@ -133,7 +142,8 @@ class Architecture:
         ):
             raise InvalidOptionError(
                 f"initialisation is 'stock', cell is {self.cell!r} and form is {self.form!r}, "
-                "which has no module of its own: use 'gaussian', 'orthogonal' or 'identity'"
+                "which has no module of its own in PyTorch: use 'gaussian', 'orthogonal' or "
+                "'identity'"
             )
         starts_orthogonal = self.initialisation in ("orthogonal", "identity") and self.gain == 1
         if self.orthogonal and not starts_orthogonal:
@@ -149,18 +159,18 @@ class Training:
     """How a network is trained; every epoch is one gradient step on a fresh batch.
 
     Attributes:
-        epochs: at most so many.
+        epochs: the largest number of epochs.
         batch_size: sequences in a batch.
         learning_rate: step size of Adam.
-        cooldown: over this share of the epochs, the last ones, the step size falls linearly to
-            zero.
+        cooldown: share of the epochs, at the end, over which the step size falls linearly to zero.
         max_gradient_norm: gradients are clipped to this norm.
         norm_penalty: weight of Ω, the penalty on growth and decay of ∂L/∂h from step to step of
             Pascanu, Mikolov & Bengio (ICML 2013).
-        patience: training ends after so many evaluations in a row at 99.5 % or more; 0 for never.
+        patience: number of consecutive evaluations at 99.5 % or more after which training ends; 0
+            to train for all epochs.
 
     Raises:
-        InvalidOptionError: an option outside what it may be.
+        InvalidOptionError: an invalid option value.
     """
 
     epochs: int = 3000
@@ -183,7 +193,7 @@ class Training:
             require_positive("cooldown", self.cooldown, at_most=1.0)
 
     def step_size(self, epoch: int) -> float:
-        """Adam's step size in an epoch, counted from 1.
+        """Return Adam's step size in an epoch, counted from 1.
 
         Example:
             >>> training = Training(epochs=100, learning_rate=1.0, cooldown=0.2)
@@ -196,21 +206,21 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Flossing:
-    """How a network is flossed: the options of `flossing.Flosser`, and what it is driven with.
+    """How a network is flossed: the options of `flossing.Flosser`, and its inputs.
 
     Attributes:
-        k: how many exponents, from the largest, are pushed to zero; `None` for all.
-        time_steps: length of the sequences, fresh ones of the task.
-        sequences: how many at a time.
-        state_transient: so many first time steps move the state only.
-        frame_transient: so many further ones align the frame.
-        anywhere: whether the time steps are taken anywhere in the task's sequences, with the state
-            that the network has there, rather than at their beginning, from rest. Where the
-            statistics of the inputs change, as in a hold, only so is all of the sequence flossed.
-        schedule: further options of `flossing.Flosser`, by name: those in `SCHEDULE_OPTIONS`.
+        k: number of exponents, from the largest, that are pushed to zero; `None` for all.
+        time_steps: length of the sequences, which are fresh ones of the task.
+        sequences: number of sequences in each flossing step.
+        state_transient: first time steps, during which only the state moves.
+        frame_transient: further time steps, during which the frame aligns.
+        anywhere: use a random window of each of the task's sequences, with the state that the
+            network has there, rather than the first time steps from a state of zero. Where the
+            inputs change their statistics, as in a hold, only this flosses the whole sequence.
+        schedule: further options of `flossing.Flosser` by name; see `SCHEDULE_OPTIONS`.
 
     Raises:
-        InvalidOptionError: an option outside what it may be.
+        InvalidOptionError: an invalid option value.
     """
 
     k: int | None
@@ -235,34 +245,32 @@ class Flossing:
                 f"{', '.join(map(repr, unknown))} in schedule; expected options of "
                 f"flossing.Flosser among {', '.join(SCHEDULE_OPTIONS)}"
             )
-        values = [value for value in self.schedule.values() if value is not None]
-        strange = [value for value in values if not isinstance(value, int | float)]
-        if strange:
-            raise InvalidOptionError(
-                f"{strange[0]!r} ({type(strange[0]).__name__}) in schedule; expected numbers or "
-                "None, which can be written down"
-            )
+        for value in self.schedule.values():
+            if not isinstance(value, int | float | None):
+                raise InvalidOptionError(
+                    f"{value!r} ({type(value).__name__}) in schedule; expected numbers or None"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """Everything that a run depends on.
+    """Everything that the result of a run depends on.
 
     Attributes:
-        task: what is learned.
-        architecture: what learns it.
-        training: how.
-        flossing: what is done to its exponents; `None` for nothing.
-        seed: what all randomness follows from; at least 0.
+        task: to be learned.
+        architecture: the network.
+        training: how it is trained.
+        flossing: how it is flossed; `None` for not at all.
+        seed: seed of all randomness; at least 0.
         evaluate_every: epochs between two points of the learning curve.
-        evaluation_batch_size: fresh sequences at each point of it; digits take their test part.
+        evaluation_batch_size: fresh sequences in each of them; digits use their test part.
         final_batch_size: fresh sequences for the accuracy after training; digits as above.
-        measured_exponents: how many exponents are measured before training and at each
+        measured_exponents: number of exponents that are measured before training and at each
             evaluation; 0 for none.
         gradients: whether gradients of the loss with respect to states are measured there too.
 
     Raises:
-        InvalidOptionError: an option outside what it may be.
+        InvalidOptionError: an invalid option value.
     """
 
     task: Task
@@ -289,21 +297,21 @@ class Configuration:
             )
 
     def document(self) -> dict[str, Any]:
-        """As JSON has it; `configuration_from` reads it back."""
-        return cast("dict[str, Any]", _plain(self))
+        """Return the configuration as JSON; `configuration_from` reads it back."""
+        return encode(self)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that no other configuration has."""
+        """Sixteen hexadecimal digits of a hash of the document."""
         canonical = json.dumps([FORMAT, self.document()], sort_keys=True, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def configuration_from(document: Mapping[str, Any]) -> Configuration:
-    """Return the configuration that `Configuration.document` was taken of.
+    """Return the configuration that has a document.
 
     Raises:
-        InvalidOptionError: it is none.
+        InvalidOptionError: it is not the document of a configuration.
 
     Example:
         >>> from flossing.tasks import DelayedCopy
@@ -312,32 +320,6 @@ def configuration_from(document: Mapping[str, Any]) -> Configuration:
         True
     """
     try:
-        settings = dict(document)
-        task = dict(settings.pop("task"))
-        flossing = settings.pop("flossing")
-        return Configuration(
-            task=TASKS[task.pop("name")](**task),
-            architecture=Architecture(**settings.pop("architecture")),
-            training=Training(**settings.pop("training")),
-            flossing=None if flossing is None else Flossing(**flossing),
-            **settings,
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        return decode(Configuration, document)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidOptionError(f"this is not the document of a configuration: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Task):
-        names = {kind: name for name, kind in TASKS.items()}
-        given = [each.name for each in fields(cast(Any, value)) if each.init]
-        return {"name": names[type(value)], **{name: getattr(value, name) for name in given}}
-    if is_dataclass(value) and not isinstance(value, type):
-        shown = (each for each in fields(value) if not _is_left_out(each, value))
-        return {each.name: _plain(getattr(value, each.name)) for each in shown}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in cast("Mapping[str, Any]", value).items()}
-    return value
-
-
-def _is_left_out(each: "Field[Any]", value: Any) -> bool:
-    return each.metadata == LEFT_OUT and getattr(value, each.name) == each.default

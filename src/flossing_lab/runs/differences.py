@@ -1,4 +1,4 @@
-"""Configurations in words: what they are, and in what they differ."""
+"""Configurations in words: their settings, and the settings in which they differ."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -9,10 +9,7 @@ from flossing_lab.runs.schedules import SCHEDULES, scheduled
 
 
 def settings(configurations: Sequence[Configuration]) -> list[dict[str, str]]:
-    """Return of each configuration the task, the flossing, and all else in which they differ.
-
-    Args:
-        configurations: what is compared.
+    """Return each configuration's task, flossing, and other settings in which they differ.
 
     Example:
         >>> from flossing_lab.runs.configuration import Architecture
@@ -32,10 +29,7 @@ def settings(configurations: Sequence[Configuration]) -> list[dict[str, str]]:
 
 
 def task_in_words(configuration: Configuration) -> str:
-    """Return the task as `task_named` reads it, with its delay and what is not the default.
-
-    Args:
-        configuration: of a run.
+    """Return the task as `task_named` reads it, with its delay and options not at their default.
 
     Example:
         >>> from flossing_lab.runs.configuration import Architecture
@@ -46,19 +40,16 @@ def task_in_words(configuration: Configuration) -> str:
     values = dict(configuration.document()["task"])
     name = values.pop("name")
     defaults = {each.name: each.default for each in fields(configuration.task)}  # pyright: ignore[reportArgumentType]
-    told = [
+    options = [
         f"{key}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in values.items()
         if key == "delay" or value != defaults[key]
     ]
-    return f"{name}:{','.join(told)}" if told else name
+    return f"{name}:{','.join(options)}" if options else name
 
 
 def flossing_in_words(configuration: Configuration) -> str:
-    """Return the name of the nearest schedule, and what is different.
-
-    Args:
-        configuration: of a run.
+    """Return the name of the nearest schedule, and the options that differ from it.
 
     Example:
         >>> from dataclasses import replace

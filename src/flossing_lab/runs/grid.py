@@ -1,8 +1,8 @@
-"""Configurations from settings that are fixed or crossed, as a sweep's file tells them."""
+"""Configurations from the settings of a sweep's file, whose lists are crossed."""
 
 import itertools
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import NoneType
@@ -22,6 +22,8 @@ from flossing_lab.runs.schedules import SCHEDULES, scheduled
 
 NONE = "none"
 
+_TABLES = {"architecture": Architecture, "training": Training, "flossing": Flossing}
+
 _EVALUATION = (
     "evaluate_every",
     "evaluation_batch_size",
@@ -32,10 +34,7 @@ _EVALUATION = (
 
 
 def read_grid(path: Path) -> list[Configuration]:
-    """Return the configurations that a TOML file tells; see `grid`.
-
-    Args:
-        path: of the file.
+    """Return the configurations of a TOML file; see `grid`.
 
     Raises:
         UnreadableFileError: there is no such file, or it is not TOML.
@@ -52,18 +51,17 @@ def read_grid(path: Path) -> list[Configuration]:
 
 
 def grid(document: Mapping[str, Any]) -> list[Configuration]:
-    """Return all combinations of the values told, each once, those of an arm after one another.
+    """Return all combinations of the given values, each once; seeds vary fastest.
 
     Args:
         document: `task`, as `task_named` reads it; optionally `seeds`, a number of them or a list;
             `floss`, "none" or a name of `SCHEDULES`; fields of `Configuration`; and tables
             `architecture` and `training` with fields of these, and `flossing` with fields and
-            options of the schedule that replace its own. Any value but that of `seeds` may be a
-            list: these are crossed.
+            schedule options that replace those of the schedule. Any value but that of `seeds` may
+            be a list: lists are crossed.
 
     Raises:
-        InvalidOptionError: a name is unknown, or a value is not what it may be; the message names
-            it.
+        InvalidOptionError: an unknown name or invalid value, which the message names.
 
     Example:
         >>> configurations = grid(
@@ -77,7 +75,7 @@ def grid(document: Mapping[str, Any]) -> list[Configuration]:
         >>> len(configurations), [each.seed for each in configurations[:3]]
         (12, [0, 1, 2])
     """
-    # Told from what is known before anything is combined, so that a message names one key.
+    # Each value is checked before any are combined, so that a message names its key.
     axes = dict(_axes(document))
     if "task" not in axes:
         raise InvalidOptionError(
@@ -86,97 +84,59 @@ def grid(document: Mapping[str, Any]) -> list[Configuration]:
     seeds = _seeds(document.get("seeds", 1))
     found: dict[str, Configuration] = {}
     for values in itertools.product(*axes.values()):
-        cell = dict(zip(axes, values, strict=True))
+        settings = dict(zip(axes, values, strict=True))
         for seed in seeds:
-            configuration = _configuration(cell, seed)
+            configuration = _configuration(settings, seed)
             found.setdefault(configuration.digest, configuration)
     return list(found.values())
 
 
-def flossing_named(
-    name: str, configuration: Configuration, settings: Mapping[str, Any]
-) -> Flossing | None:
-    """Return what a configuration is flossed with.
-
-    Args:
-        name: "none" or a name of `SCHEDULES`.
-        configuration: whose size the schedule suits.
-        settings: fields of `Flossing` and options of the schedule that replace its own.
-
-    Raises:
-        InvalidOptionError: the name is unknown, or a value is not what it may be.
-    """
-    if name == NONE:
-        return None
-    if name not in SCHEDULES:
-        raise InvalidOptionError(
-            f"floss is {name!r}; expected one of {', '.join((NONE, *SCHEDULES))}"
-        )
-    own = {each.name for each in fields(Flossing)}
-    flossing = scheduled(name, configuration)
-    changed = {key: value for key, value in settings.items() if key not in own}
-    return replace(
-        flossing,
-        **{key: value for key, value in settings.items() if key in own},
-        schedule={**flossing.schedule, **changed},
-    )
-
-
 def _axes(document: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
-    tables: dict[str, dict[str, Callable[[str, Any], Any]]] = {
-        "architecture": _readers(Architecture),
-        "training": _readers(Training),
-        "flossing": _readers(Flossing, leave_out=("schedule",))
-        | {name: _reader(kind) for name, kind in SCHEDULE_OPTIONS.items()},
-    }
-    top = {name: _readers(Configuration)[name] for name in _EVALUATION}
-    top |= {"task": _task, "floss": _reader(str)}
-    _require_known(document, [*top, "seeds", *tables], "")
+    """Return the values of every setting, those of a table under the name "table.setting"."""
+    readers = _readers(Configuration, _EVALUATION) | {"task": _task, "floss": _reader(str)}
+    for table, kind in _TABLES.items():
+        readers |= {f"{table}.{name}": read for name, read in _readers(kind).items()}
+    del readers["flossing.schedule"]
+    readers |= {f"flossing.{name}": _reader(kind) for name, kind in SCHEDULE_OPTIONS.items()}
+    for name, value in _flat(document):
+        if name not in readers:
+            raise InvalidOptionError(
+                f"{name} is no setting of a sweep; expected one of seeds, {', '.join(readers)}"
+            )
+        values = cast("list[Any]", value) if isinstance(value, list) else [value]
+        if not values:
+            raise InvalidOptionError(f"{name} is an empty list: give at least one value")
+        yield name, [readers[name](name, each) for each in values]
+
+
+def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in document.items():
-        if name in top:
-            yield name, _values(name, value, top[name])
-        elif name in tables:
+        if name in _TABLES:
             if not isinstance(value, Mapping):
                 raise InvalidOptionError(f"{name} is {value!r}: write a table, [{name}]")
             table = cast("Mapping[str, Any]", value)
-            _require_known(table, list(tables[name]), f"{name}.")
-            for key, each in table.items():
-                yield f"{name}.{key}", _values(f"{name}.{key}", each, tables[name][key])
+            yield from ((f"{name}.{key}", each) for key, each in table.items())
+        elif name != "seeds":
+            yield name, value
 
 
-def _require_known(given: Mapping[str, Any], known: list[str], prefix: str) -> None:
-    for name in given:
-        if name not in known:
-            raise InvalidOptionError(
-                f"{prefix}{name} is no setting of a sweep; expected one of "
-                f"{', '.join(prefix + each for each in known)}"
-            )
-
-
-def _values(name: str, value: Any, read: Callable[[str, Any], Any]) -> list[Any]:
-    values = cast("list[Any]", value) if isinstance(value, list) else [value]
-    if not values:
-        raise InvalidOptionError(f"{name} is an empty list: give at least one value")
-    return [read(name, each) for each in values]
-
-
-def _readers(kind: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Callable[[str, Any], Any]]:
+def _readers(kind: Any, names: Sequence[str] | None = None) -> dict[str, Callable[[str, Any], Any]]:
+    """Return functions that check the values of a dataclass's fields, by default of all."""
     hints = get_type_hints(kind)
-    names = [each.name for each in fields(kind) if each.name not in leave_out]
+    names = [each.name for each in fields(kind)] if names is None else names
     return {name: _reader(_type_of(hints[name])) for name in names}
 
 
 def _type_of(hint: Any) -> type:
-    """The type of a field's values that can be told: without `None`, and text for a choice."""
+    """Return the type of a field's values in a file: without `None`, and `str` for a choice."""
     if get_origin(hint) is Literal:
         return str
-    (kind,) = (each for each in get_args(hint) or (hint,) if each is not NoneType)
-    return kind
+    return next(each for each in get_args(hint) or (hint,) if each is not NoneType)
 
 
 def _reader(kind: type) -> Callable[[str, Any], Any]:
     def read(name: str, value: Any) -> Any:
-        # 1 and 1.0 are the same to a reader, and so must be to a digest.
+        # 1 and 1.0 must have the same digest.
         if kind is float and type(value) is int:
             return float(value)
         if type(value) is not kind:
@@ -209,19 +169,40 @@ def _seeds(value: Any) -> list[int]:
     )
 
 
-def _configuration(cell: Mapping[str, Any], seed: int) -> Configuration:
+def _configuration(settings: Mapping[str, Any], seed: int) -> Configuration:
     def table(name: str) -> dict[str, Any]:
-        start = f"{name}."
         return {
-            key.removeprefix(start): value for key, value in cell.items() if key.startswith(start)
+            key.removeprefix(f"{name}."): value
+            for key, value in settings.items()
+            if key.startswith(f"{name}.")
         }
 
     configuration = Configuration(
-        task=cell["task"],
+        task=settings["task"],
         architecture=Architecture(**table("architecture")),
         training=Training(**table("training")),
         seed=seed,
-        **{name: cell[name] for name in _EVALUATION if name in cell},
+        **{name: settings[name] for name in _EVALUATION if name in settings},
     )
-    flossing = flossing_named(cell.get("floss", NONE), configuration, table("flossing"))
+    flossing = _flossing(settings.get("floss", NONE), configuration, table("flossing"))
     return replace(configuration, flossing=flossing)
+
+
+def _flossing(
+    name: str, configuration: Configuration, settings: Mapping[str, Any]
+) -> Flossing | None:
+    """Return a schedule for a configuration, with the settings in place of its own."""
+    if name == NONE:
+        return None
+    if name not in SCHEDULES:
+        raise InvalidOptionError(
+            f"floss is {name!r}; expected one of {', '.join((NONE, *SCHEDULES))}"
+        )
+    own = {each.name for each in fields(Flossing)}
+    flossing = scheduled(name, configuration)
+    changed = {key: value for key, value in settings.items() if key not in own}
+    return replace(
+        flossing,
+        **{key: value for key, value in settings.items() if key in own},
+        schedule={**flossing.schedule, **changed},
+    )

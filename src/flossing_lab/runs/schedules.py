@@ -1,4 +1,4 @@
-"""The schedules of flossing that experiments compare, by name."""
+"""The flossing schedules that the experiments compare, by name."""
 
 import inspect
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from flossing.flosser import Flosser
 from flossing_lab.runs.configuration import SCHEDULE_OPTIONS, Configuration, Flossing
 
 TIME_STEPS = 55
-"""Length of the sequences of flossing; the first 10 + 6 steps are not counted."""
+"""Length of the flossing sequences; the exponents of the first 10 + 6 steps are not counted."""
 
 PUBLISHED = {
     "before": 500,
@@ -27,15 +27,15 @@ DEFAULT = {
     for name, parameter in inspect.signature(Flosser).parameters.items()
     if name in SCHEDULE_OPTIONS
 }
-"""Written out, so that a configuration says what was done whatever the defaults become."""
+"""Written out, so that a configuration stays the same if the defaults change."""
 
 
 def published(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS) -> Flossing:
-    """The schedule of the released code of Engelken (NeurIPS 2023), which flosses 75 of 80.
+    """Return the schedule of the released code of Engelken (NeurIPS 2023).
 
     Args:
         size: number N of hidden units.
-        k: how many exponents; `None` for 15/16 of them.
+        k: number of exponents; `None` for 15/16 of N, as there 75 of 80.
         time_steps: length of the sequences.
 
     Example:
@@ -46,24 +46,18 @@ def published(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS) 
 
 
 def before_only(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS) -> Flossing:
-    """The published schedule without its episodes during training; see `published`.
+    """Return the published schedule without its episodes during training.
 
     Example:
         >>> before_only(80).schedule["times"]
         0
     """
-    return Flossing(
-        k=k or max(1, size * 15 // 16), time_steps=time_steps, schedule=PUBLISHED | {"times": 0}
-    )
+    flossing = published(size, k=k, time_steps=time_steps)
+    return replace(flossing, schedule=PUBLISHED | {"times": 0})
 
 
 def default(size: int, *, k: int | None = None, time_steps: int = TIME_STEPS) -> Flossing:
-    """The schedule that `flossing.Flosser` has by default, over all exponents.
-
-    Args:
-        size: number N of hidden units.
-        k: how many exponents; `None` for all of them.
-        time_steps: length of the sequences.
+    """Return the default schedule of `flossing.Flosser`, over all exponents.
 
     Example:
         >>> default(80).k
@@ -80,14 +74,10 @@ SCHEDULES: dict[str, Callable[..., Flossing]] = {
 
 
 def scheduled(name: str, configuration: Configuration) -> Flossing:
-    """Return a schedule that suits a configuration's network, sequences and step size.
+    """Return a schedule of `SCHEDULES` for a configuration's network, sequences and step size.
 
-    The default one flosses during training with the step size of training, and where the inputs of
-    a task change their statistics along the sequences, it flosses anywhere in them.
-
-    Args:
-        name: of `SCHEDULES`.
-        configuration: what is to be flossed.
+    The default schedule flosses during training with the step size of training, and uses random
+    windows of the sequences where the statistics of the inputs change along them.
 
     Example:
         >>> from flossing_lab.runs.configuration import Architecture, Training

@@ -1,4 +1,4 @@
-"""A folder of runs: what is finished is found again, what is not whole is not trusted."""
+"""A folder of runs: finished runs are found again, damaged files are set aside."""
 
 import contextlib
 import hashlib
@@ -8,6 +8,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+
+from filelock import FileLock
 
 from flossing.errors import UnreadableFileError
 from flossing_lab.runs.configuration import Configuration
@@ -24,25 +26,16 @@ class Store:
     """Runs in a folder, each in a file that is named after its configuration.
 
     Any number of processes may write to the same folder: a file appears whole or not at all, and
-    the same configuration gives the same records, to rounding.
+    the same configuration gives the same records, up to rounding.
 
     Attributes:
-        folder: where they are; made when the first is written.
-
-    Example:
-        >>> import tempfile
-        >>> from flossing_lab.runs.configuration import Architecture
-        >>> from flossing.tasks import DelayedCopy
-        >>> configuration = Configuration(task=DelayedCopy(), architecture=Architecture())
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Store(Path(folder)).finished(configuration) is None
-        True
+        folder: of the runs; created when the first is written.
     """
 
     folder: Path
 
     def path(self, configuration: Configuration) -> Path:
-        """The file of a run; its name ends in the configuration's digest."""
+        """Return the file of a run; its name ends in the configuration's digest."""
         task = configuration.document()["task"]["name"]
         flossed = "unflossed" if configuration.flossing is None else "flossed"
         shown = f"{task}-{configuration.architecture.cell}-{flossed}-seed-{configuration.seed}"
@@ -50,41 +43,40 @@ class Store:
 
     def write(self, run: Run) -> Path:
         """Write a run and return its file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(run.configuration)
         write_run(path, run)
         return path
 
     def finished(self, configuration: Configuration) -> Run | None:
-        """Return the run of a configuration, or `None` if there is none that can be trusted.
+        """Return the run of a configuration, or `None` if it is missing or damaged.
 
-        A file that is not whole, or holds another configuration than its name says, is set aside
+        A file that is damaged, or holds another configuration than its name says, is set aside
         under a name that ends in ".damaged", with a `DamagedRunWarning`.
         """
         path = self.path(configuration)
         if not path.exists():
             return None
         try:
-            # The digest has been compared: tuples of a schedule come back as lists.
+            # The one that was asked for: in the file's, tuples of a schedule have become lists.
             return replace(_trusted(path), configuration=configuration)
         except UnreadableFileError as error:
             set_aside(path, error)
             return None
 
     def tidy(self) -> None:
-        """Remove the folder of what is unfinished if it is empty."""
+        """Remove the folder of unfinished runs if it is empty."""
         with contextlib.suppress(OSError):
             self.unfinished.rmdir()
 
     @property
     def unfinished(self) -> Path:
-        """The folder of what is there only until a run is finished."""
+        """Folder of files that are needed only until a run is finished."""
         return self.folder / "unfinished"
 
     def runs(self) -> tuple[list[Run], list[UnreadableFileError]]:
-        """Return all runs of the folder that can be trusted, and what is wrong with the others.
+        """Return all undamaged runs of the folder, and an error for each other file.
 
-        The runs come by task, architecture, whether they are flossed, and seed.
+        The runs are sorted by task, architecture, whether they are flossed, and seed.
 
         Raises:
             UnreadableFileError: there is no such folder.
@@ -103,11 +95,11 @@ class Store:
 
 @dataclass(frozen=True)
 class Group:
-    """Configurations that are run together, and the files of theirs that are there meanwhile.
+    """Configurations that are run together, and their files until they are finished.
 
     Attributes:
-        store: where the runs go.
-        configurations: what is run together.
+        store: where the runs are kept.
+        configurations: of the group.
     """
 
     store: Store
@@ -115,34 +107,23 @@ class Group:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the group stands, so that it can go on if its process is killed."""
+        """File from which the group resumes if its process is killed."""
         return self._file("checkpoint")
 
     @property
     def progress(self) -> Path:
-        """How far the group has come, for whoever waits for it."""
+        """File with the phase of the group, the steps of it that are done, and their number."""
         return self._file("progress")
 
     @contextlib.contextmanager
     def claimed(self) -> Generator[None]:
-        """Keep other processes from running this group; wait for one that does.
+        """Lock the group, after waiting for another process that runs it, and write its members.
 
-        The system takes the claim back from a process that ends in whatever way. The members are
-        written down beside the checkpoint, which fits no other group.
-
-        Raises:
-            ImportError: filelock is missing.
+        The operating system releases the lock of a process that ends, however it ends. From
+        the members `interrupted_groups` knows to which group the checkpoint belongs.
         """
-        try:
-            from filelock import FileLock
-        except ImportError as error:
-            raise ImportError(
-                "folders of runs need filelock, which could not be imported; "
-                'install it with: pip install "flossing[sweep]"'
-            ) from error
         self.store.unfinished.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._file("lock"))
-        with lock:
+        with FileLock(self._file("lock")):
             members = [configuration.digest for configuration in self.configurations]
             write_whole(self._file("members"), json.dumps(members).encode())
             yield
@@ -150,7 +131,7 @@ class Group:
     def clear(self) -> None:
         """Remove all files of the group but its runs."""
         for kind in ("checkpoint", "members", "progress", "lock"):
-            # Some systems keep a file that is still open; nothing rests on its absence.
+            # Windows refuses to remove a file that another process has open; it may stay.
             with contextlib.suppress(PermissionError):
                 self._file(kind).unlink(missing_ok=True)
 
@@ -160,30 +141,24 @@ class Group:
 
 
 def interrupted_groups(store: Store, configurations: Sequence[Configuration]) -> list[Group]:
-    """Return the groups that were begun and can go on from their checkpoint.
-
-    Args:
-        store: where they were begun.
-        configurations: what is still to be run; groups with other members are left out.
-    """
+    """Return the groups that have a checkpoint and whose members are all among configurations."""
     missing = {configuration.digest: configuration for configuration in configurations}
     groups: list[Group] = []
     for path in sorted(store.unfinished.glob("*.members")):
         members = _members(path)
-        if not members or not all(digest in missing for digest in members):
-            continue
-        group = Group(store, tuple(missing[digest] for digest in members))
-        if group.checkpoint.exists():
-            groups.append(group)
-            for digest in members:
-                missing.pop(digest, None)
+        if members and all(digest in missing for digest in members):
+            group = Group(store, tuple(missing[digest] for digest in members))
+            if group.checkpoint.exists():
+                groups.append(group)
+                for digest in members:
+                    missing.pop(digest, None)
     return groups
 
 
 def _order(run: Run) -> tuple[Any, ...]:
     configuration = run.configuration
     task = tuple(configuration.document()["task"].values())
-    # What is not set goes first: None does not compare with numbers.
+    # Unset values come first, for `None` cannot be compared with numbers.
     values = astuple(configuration.architecture)
     architecture = tuple((value is not None, 0 if value is None else value) for value in values)
     return task, architecture, configuration.flossing is not None, configuration.seed
@@ -194,9 +169,7 @@ def _members(path: Path) -> list[str]:
         members: Any = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return []
-    if not isinstance(members, list):
-        return []
-    return [str(each) for each in cast("list[Any]", members)]
+    return [str(each) for each in cast("list[Any]", members)] if isinstance(members, list) else []
 
 
 def _trusted(path: Path) -> Run:

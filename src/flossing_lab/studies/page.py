@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flossing.report.model import Table
 from flossing.report.rendering import markdown_table
-from flossing.support.formatting import counted
+from flossing.support.formatting import plural
 from flossing_lab.studies.record import Record
 from flossing_lab.studies.study import Finding, Study
 
@@ -101,9 +101,9 @@ def _computation(study: Study, record: Record) -> str:
     if runs:
         epochs = sorted({run.configuration.training.epochs for run in runs})
         at_most = f"at most {', '.join(map(str, epochs))} epochs"
-        done.append(f"{counted(len(runs), 'training run')} ({at_most})")
+        done.append(f"{plural(len(runs), 'training run')} ({at_most})")
     if measurements:
-        done.append(counted(len(measurements), "measurement"))
+        done.append(plural(len(measurements), "measurement"))
     seeds = {run.configuration.seed for run in runs}
     seeds |= {int(each.setting["seed"]) for each in measurements if "seed" in each.setting}
     count = len(runs) + len(measurements)

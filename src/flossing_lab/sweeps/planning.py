@@ -1,4 +1,4 @@
-"""Which configurations are run together, and in which order."""
+"""Groups of configurations to run together, and their order."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from flossing_lab.runs.store import Group, Store, interrupted_groups
 MayRunTogether: TypeAlias = Callable[[Configuration, Configuration], bool]
 
 MOST_TOGETHER = 32
-"""More networks in one model save no more time, and need more memory."""
+"""Largest group: more networks in one model need more memory and save no more time."""
 
 
 def plan(
@@ -23,56 +23,33 @@ def plan(
 ) -> list[Group]:
     """Return the groups to run, the longest first.
 
-    What was interrupted goes on in the groups in which it was begun. What may run together is
-    split so that every worker has something to do.
+    Interrupted groups stay as they are. Other configurations that may run together are split so
+    that every worker has something to do.
 
     Args:
-        configurations: what is still to be run, each once.
-        store: where the runs go.
-        workers: how many groups run at a time.
+        configurations: that are not finished, each once.
+        store: where the runs are kept.
+        workers: number of groups that run at a time.
         may_run_together: an equivalence relation.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from flossing_lab.runs.configuration import Architecture
-        >>> from flossing.tasks import DelayedCopy
-        >>> seeds = [
-        ...     Configuration(task=DelayedCopy(), architecture=Architecture(), seed=seed)
-        ...     for seed in range(5)
-        ... ]
-        >>> together = lambda a, b: True
-        >>> groups = plan(seeds, Store(Path("runs")), workers=2, may_run_together=together)
-        >>> [len(group.configurations) for group in groups]
-        [3, 2]
     """
-    begun = interrupted_groups(store, configurations)
-    taken = {each.digest for group in begun for each in group.configurations}
-    fresh = [each for each in configurations if each.digest not in taken]
-    share = sum(map(expected_cost, configurations)) / max(workers, 1)
-    groups = begun + [
-        Group(store, part)
-        for members in _classes(fresh, may_run_together)
-        for part in _split(members, share)
-    ]
-    # Begun last, a long group would occupy one worker alone at the end.
-    return sorted(groups, key=lambda group: -sum(map(expected_cost, group.configurations)))
+    groups = interrupted_groups(store, configurations)
+    begun = {each.digest for group in groups for each in group.configurations}
+    share = _cost_of(configurations) / max(workers, 1)
+    classes: list[list[Configuration]] = []
+    for each in configurations:
+        if each.digest not in begun:
+            own = next((members for members in classes if may_run_together(members[0], each)), None)
+            if own is None:
+                classes.append([each])
+            else:
+                own.append(each)
+    groups += [Group(store, part) for members in classes for part in _split(members, share)]
+    # A long group that is begun last would keep one worker busy while the others have nothing.
+    return sorted(groups, key=lambda group: -_cost_of(group.configurations))
 
 
 def expected_cost(configuration: Configuration) -> float:
-    """Return about how many multiplications a run needs: enough to tell a long one from a short.
-
-    Args:
-        configuration: of the run.
-
-    Example:
-        >>> from dataclasses import replace
-        >>> from flossing_lab.runs.configuration import Architecture
-        >>> from flossing.tasks import DelayedCopy
-        >>> short = Configuration(task=DelayedCopy(), architecture=Architecture())
-        >>> wide = replace(short, architecture=Architecture(size=160))
-        >>> expected_cost(wide) == 4 * expected_cost(short)
-        True
-    """
+    """Return a rough number of multiplications of a run, to compare long and short runs."""
     task, size = configuration.task, configuration.architecture.size
     training, flossing = configuration.training, configuration.flossing
     cost = (training.epochs + 1) * training.batch_size * task.steps * size**2
@@ -89,23 +66,13 @@ def expected_cost(configuration: Configuration) -> float:
     return float(cost)
 
 
-def _classes(
-    configurations: Sequence[Configuration], may_run_together: MayRunTogether
-) -> list[list[Configuration]]:
-    classes: list[list[Configuration]] = []
-    for configuration in configurations:
-        for members in classes:
-            if may_run_together(members[0], configuration):
-                members.append(configuration)
-                break
-        else:
-            classes.append([configuration])
-    return classes
+def _cost_of(configurations: Sequence[Configuration]) -> float:
+    return sum(map(expected_cost, configurations))
 
 
 def _split(members: Sequence[Configuration], share: float) -> list[tuple[Configuration, ...]]:
-    """Split into parts of about equal numbers, none of which costs more than a worker's share."""
-    wanted = math.ceil(sum(map(expected_cost, members)) / share - 1e-9)
+    """Split into parts of about equal size, none of which costs more than a worker's share."""
+    wanted = math.ceil(_cost_of(members) / share - 1e-9)
     parts = min(len(members), max(wanted, math.ceil(len(members) / MOST_TOGETHER), 1))
     ends = [math.ceil(len(members) * part / parts) for part in range(parts + 1)]
     return [tuple(members[start:end]) for start, end in itertools.pairwise(ends)]

@@ -1,4 +1,4 @@
-"""Many configurations to runs: side by side, into a folder, so that nothing is run twice."""
+"""Runs of many configurations side by side, kept in a folder so that nothing is run twice."""
 
 import contextlib
 import json
@@ -6,11 +6,11 @@ import pickle
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from flossing.errors import InvalidOptionError, UnreadableFileError
 from flossing.support.checks import require_integer
@@ -24,23 +24,22 @@ from flossing_lab.training import trainer
 Phase: TypeAlias = Literal["waiting", "flossing", "training", "finished", "failed"]
 
 RunTogether: TypeAlias = Callable[..., list[Run]]
-"""Called with configurations, `checkpoint`, a path, and `report`, which takes the phase, the
-epochs of it that are done, and how many there are."""
+"""Called with configurations, `checkpoint`, a path, and `report`, a function of the phase, the
+steps of it that are done, and their number."""
 
-SECONDS_BETWEEN_LOOKS = 0.2
-ROUNDS = 3
-"""So often in a row may a worker process die before the groups are run one at a time."""
+PROGRESS_INTERVAL = 0.2
+"""Seconds between two reports of a worker, and between two readings of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a group has come.
+    """Progress of a group.
 
     Attributes:
-        configurations: the group.
-        phase: what it is doing.
-        done: epochs of the phase that are done.
-        total: epochs of the phase.
+        configurations: of the group.
+        phase: of the group.
+        done: steps of the phase that are done.
+        total: steps of the phase.
     """
 
     configurations: tuple[Configuration, ...]
@@ -50,7 +49,7 @@ class Progress:
 
 
 class WorkerTraceback(Exception):  # noqa: N818
-    """Where in a worker process an error was raised."""
+    """Traceback of an error in a worker."""
 
 
 def sweep(
@@ -59,36 +58,37 @@ def sweep(
     *,
     workers: int | None = None,
     dask: str | None = None,
+    place: Processes | Cluster | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     run_together: RunTogether | None = None,
     may_run_together: MayRunTogether | None = None,
 ) -> list[Run]:
-    """Run configurations side by side, those that differ little as one model.
+    """Run configurations side by side.
 
-    What is finished in the folder is not run again; what was interrupted goes on from its last
-    checkpoint; a file that is not whole is set aside with a warning and run again. Sweeps that
-    share a folder do not harm one another. Where a worker process dies, its runs are resumed.
+    Runs that are finished in the folder are not run again; interrupted ones resume from their last
+    checkpoint; a damaged file is set aside with a warning and its configuration run again. Sweeps
+    may share a folder. A group whose worker dies is resumed.
 
     Args:
-        configurations: what is run; the same one twice is run once.
-        folder: where the runs are kept, made if needed; `None` to keep nothing.
-        workers: number of processes, each of one torch thread; `None` for one a processor. With
-            one worker all that may run together is one model.
+        configurations: to run; the same one twice is run once.
+        folder: where the runs are kept, created if needed; `None` to keep nothing.
+        workers: number of processes, each of one torch thread; `None` for one a processor.
         dask: address of a Dask scheduler whose workers are used instead; they must see the folder
             under the same path.
-        on_progress: called in this process, now and then, for every group: first with the phase
-            "waiting" for all that is run, last with "finished" or "failed".
-        run_together: what runs a group; `None` for `flossing_lab.training.trainer.run_together`.
-        may_run_together: what tells whether two configurations can be in one group; `None` for
+        place: where the groups run, instead of `workers` and `dask`.
+        on_progress: called in this process, periodically, for every group: first with the phase
+            "waiting", last with "finished" or "failed".
+        run_together: runs a group; `None` for `flossing_lab.training.trainer.run_together`.
+        may_run_together: whether two configurations can be in one group; `None` for
             `flossing_lab.training.trainer.may_run_together`.
 
     Returns:
         A run for each configuration, in the same order.
 
     Raises:
-        Exception: the first that a run raised, with a note on which run it was, once all other
-            runs are finished and kept.
-        InvalidOptionError: an option outside what it may be.
+        Exception: the first error of a run, with a note that names the run, once all other runs
+            are finished and kept.
+        InvalidOptionError: an invalid option value.
         ImportError: joblib is missing, or distributed with `dask`.
     """
     if workers is not None:
@@ -106,188 +106,139 @@ def sweep(
         wanted = {each.digest: each for each in configurations}
         runs = _finished(store, wanted.values())
         missing = [each for digest, each in wanted.items() if digest not in runs]
-        failures: dict[str, Failure] = {}
+        failures: dict[str, _Failure] = {}
         if missing:
-            place = stack.enter_context(opened(workers, dask))
+            place = place or stack.enter_context(opened(workers, dask))
             together = may_run_together or trainer.may_run_together
             groups = plan(missing, store, workers=place.count, may_run_together=together)
             task = _Task(run_together or trainer.run_together)
-            failures = _Round(place, task, on_progress or _no_report).run(groups)
+            failures = _run_all(groups, task, place, on_progress or _no_report)
             runs |= _finished(store, missing)
             store.tidy()
         _raise_first(failures, wanted)
-        _require_all(runs, wanted, store)
+        for digest, configuration in wanted.items():
+            if digest not in runs:
+                raise UnreadableFileError(
+                    f"a worker has finished, but there is no {str(store.path(configuration))!r}: "
+                    "the workers write to a folder that is not seen here; choose one that all share"
+                )
         return [runs[each.digest] for each in configurations]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What a run raised.
-
-    Attributes:
-        error: the error.
-        where: its traceback.
-    """
-
+class _Failure(NamedTuple):
     error: Exception
-    where: str
+    traceback: str
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What a worker does with a group; returns failures by the configuration's digest."""
+    """Runs a group in a worker; returns failures by the configuration's digest."""
 
     run_together: RunTogether
 
-    def __call__(self, group: Group) -> dict[str, Failure]:
+    def __call__(self, group: Group) -> dict[str, _Failure]:
         with group.claimed():
-            # Finished meanwhile by another sweep, or by a worker that died before it could tell.
-            members = group.configurations
-            missing = [each for each in members if group.store.finished(each) is None]
-            try:
-                if missing:
-                    for run in self._run(group, missing):
-                        group.store.write(run)
-            except Exception as error:
-                if len(missing) == 1:
-                    return {missing[0].digest: _failure(error)}
-            else:
-                missing = []
+            # Another sweep may have finished some, or a worker that died before it could return.
+            missing = [each for each in group.configurations if not group.store.finished(each)]
+            failure = self._run(group, missing) if missing else None
+            if failure and len(missing) == 1:
+                return {missing[0].digest: failure}
             group.clear()
-        # One that fails must not take along those that it was run with.
-        failures: dict[str, Failure] = {}
-        for configuration in missing:
-            failures |= self(Group(group.store, (configuration,)))
+        failures: dict[str, _Failure] = {}
+        if failure:
+            # Alone, all but the one that fails can finish.
+            for configuration in missing:
+                failures |= self(Group(group.store, (configuration,)))
         return failures
 
-    def _run(self, group: Group, configurations: Sequence[Configuration]) -> list[Run]:
-        return self.run_together(
-            configurations, checkpoint=group.checkpoint, report=_Reporter(group.progress)
-        )
+    def _run(self, group: Group, missing: Sequence[Configuration]) -> _Failure | None:
+        report = _Reporter(group.progress)
+        try:
+            for run in self.run_together(missing, checkpoint=group.checkpoint, report=report):
+                group.store.write(run)
+        except Exception as error:
+            return _failure(error)
+        return None
 
 
 @dataclass
 class _Reporter:
-    """Leaves word of the progress where the process that waits can read it."""
+    """Writes the progress of a group to a file, periodically."""
 
     path: Path
     last: float = field(default=0.0)
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self.last >= SECONDS_BETWEEN_LOOKS or done == total:
+        if now - self.last >= PROGRESS_INTERVAL or done == total:
             self.last = now
             self.path.write_text(json.dumps([phase, done, total]), encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class _Round:
-    """Has groups worked on until all are finished or have failed."""
-
-    place: Processes | Cluster
-    task: _Task
-    report: Callable[[Progress], None]
-
-    def run(self, groups: Sequence[Group]) -> dict[str, Failure]:
-        for group in groups:
-            self.report(Progress(configurations=group.configurations, phase="waiting"))
-        failures: dict[str, Failure] = {}
-        remaining = list(groups)
-        deaths = 0
-        while remaining and deaths < ROUNDS:
-            try:
-                for group, failed in self._outcomes(remaining):
-                    remaining.remove(group)
-                    failures |= failed
-                    deaths = 0
-            except BrokenExecutor:
-                deaths += 1
-        # One at a time, it is known whose worker dies, and the others can finish.
-        for group in list(remaining):
-            try:
-                for _, failed in self._outcomes([group]):
-                    failures |= failed
-            except BrokenExecutor as error:
-                self._finish(group, failed=True)
-                failures |= dict.fromkeys((e.digest for e in group.configurations), _failure(error))
-        return failures
-
-    def _outcomes(self, groups: Sequence[Group]) -> Iterator[tuple[Group, dict[str, Failure]]]:
-        with self.place.executor(len(groups)) as pool:
-            futures = {pool.submit(self.task, group): group for group in list(groups)}
-            unfinished = set(futures)
-            while unfinished:
-                done, unfinished = wait(
-                    unfinished, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED
-                )
-                self._report_progress([futures[future] for future in unfinished])
-                for future in sorted(done, key=_is_broken):
-                    failed = _outcome(future, futures[future])
-                    self._finish(futures[future], failed=bool(failed))
-                    yield futures[future], failed
-
-    def _finish(self, group: Group, *, failed: bool) -> None:
-        phase = "failed" if failed else "finished"
-        self.report(Progress(configurations=group.configurations, phase=phase))
-
-    def _report_progress(self, groups: Sequence[Group]) -> None:
-        if not groups:
-            return
-        there = set(groups[0].store.unfinished.glob("*.progress"))
-        for group in groups:
-            if group.progress in there:
+def _run_all(
+    groups: Sequence[Group],
+    task: _Task,
+    place: Processes | Cluster,
+    report: Callable[[Progress], None],
+) -> dict[str, _Failure]:
+    for group in groups:
+        report(Progress(configurations=group.configurations, phase="waiting"))
+    failures: dict[str, _Failure] = {}
+    with place.executor(len(groups)) as pool:
+        running = {pool.submit(task, group): group for group in groups}
+        while running:
+            done, _ = wait(running, timeout=PROGRESS_INTERVAL, return_when=FIRST_COMPLETED)
+            for future in done:
+                group = running.pop(future)
+                failed = _failures(future, group)
+                failures |= failed
+                phase = "failed" if failed else "finished"
+                report(Progress(configurations=group.configurations, phase=phase))
+            for group in running.values():
+                # Missing before the first report, cut off while the worker writes it.
                 with contextlib.suppress(OSError, ValueError):
-                    phase, done, total = json.loads(group.progress.read_bytes())
-                    members = group.configurations
-                    self.report(
-                        Progress(configurations=members, phase=phase, done=done, total=total)
+                    phase, steps, total = json.loads(group.progress.read_bytes())
+                    report(
+                        Progress(
+                            configurations=group.configurations,
+                            phase=phase,
+                            done=steps,
+                            total=total,
+                        )
                     )
+    return failures
 
 
-def _is_broken(future: "Future[Any]") -> bool:
-    return not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
-
-
-def _outcome(future: "Future[dict[str, Failure]]", group: Group) -> dict[str, Failure]:
+def _failures(future: "Future[dict[str, _Failure]]", group: Group) -> dict[str, _Failure]:
     try:
         return future.result()
-    except BrokenExecutor:
-        raise
+    # The worker died, or could not be reached.
     except Exception as error:
         return dict.fromkeys((each.digest for each in group.configurations), _failure(error))
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: Exception) -> _Failure:
     where = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))
-    # Errors of other libraries can fail to be pickled, or read back, in any way.
+    # Errors of other libraries may not survive pickling.
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
-    return Failure(error, where)
+    return _Failure(error, where)
 
 
-def _finished(store: Store, configurations: Any) -> dict[str, Run]:
+def _finished(store: Store, configurations: Iterable[Configuration]) -> dict[str, Run]:
     found = {each.digest: store.finished(each) for each in configurations}
     return {digest: run for digest, run in found.items() if run is not None}
 
 
-def _raise_first(failures: dict[str, Failure], wanted: dict[str, Configuration]) -> None:
+def _raise_first(failures: dict[str, _Failure], wanted: dict[str, Configuration]) -> None:
     for digest, failure in failures.items():
         document = json.dumps(wanted[digest].document())
         failure.error.add_note(f"This happened in the run with the configuration {document}.")
         if len(failures) > 1:
             failure.error.add_note(f"{len(failures)} runs have failed; the others are finished.")
-        raise failure.error from WorkerTraceback(f"in a worker:\n{failure.where}")
-
-
-def _require_all(runs: dict[str, Run], wanted: dict[str, Configuration], store: Store) -> None:
-    for digest, configuration in wanted.items():
-        if digest not in runs:
-            raise UnreadableFileError(
-                f"a worker has finished, but there is no {str(store.path(configuration))!r}: the "
-                "workers write to a folder that is not seen here; choose one that all share"
-            )
+        raise failure.error from WorkerTraceback(f"in a worker:\n{failure.traceback}")
 
 
 def _no_report(progress: Progress) -> None:

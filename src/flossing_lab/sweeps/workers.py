@@ -1,10 +1,11 @@
-"""Where groups of runs are worked on: processes of this machine, or a Dask cluster."""
+"""Where the groups of a sweep run: processes of this machine, or a Dask cluster."""
 
 import contextlib
 import signal
+import threading
 import warnings
-from collections.abc import Generator
-from concurrent.futures import Executor
+from collections.abc import Callable, Generator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from typing import Any, cast
 
 import torch
@@ -17,50 +18,49 @@ class Processes:
     """Worker processes of this machine, of one torch thread each.
 
     Args:
-        count: how many; `None` for one a processor.
+        count: number of processes; `None` for one a processor.
+        attempts: number of times a call is begun whose process dies.
 
     Attributes:
-        count: how many.
+        count: number of processes.
 
     Raises:
         ImportError: joblib is missing.
     """
 
-    def __init__(self, count: int | None = None) -> None:
+    def __init__(self, count: int | None = None, *, attempts: int = 3) -> None:
+        try:
+            import joblib  # noqa: F401  # pyright: ignore[reportUnusedImport, reportMissingTypeStubs]
+        except ImportError as error:
+            raise ImportError(
+                "sweeps need joblib, which could not be imported; "
+                'install it with: pip install "flossing[sweep]"'
+            ) from error
         self.count = available_processors() if count is None else count
-        _require_joblib()
+        self._attempts = attempts
 
     @contextlib.contextmanager
     def executor(self, most: int) -> Generator[Executor]:
-        """Start the processes; they are ended at once if anything is raised.
-
-        Args:
-            most: start no more than so many.
-        """
-        # loky, which joblib brings, runs what is defined in scripts without a main guard and in
-        # notebooks, and tells of killed workers; of its futures the progress can be watched.
-        from joblib.externals.loky import (  # pyright: ignore[reportMissingTypeStubs]
-            ProcessPoolExecutor,
-        )
-
-        loky = cast(Any, ProcessPoolExecutor)
-        pool = loky(max(1, min(self.count, most)), initializer=_begin_process)
+        """Start processes, at most a number of them; kill them if anything is raised."""
+        pool = _IsolatedProcesses(max(1, min(self.count, most)), self._attempts)
         try:
             yield pool
         except BaseException:
-            pool.shutdown(wait=True, kill_workers=True)
+            pool.kill()
             raise
-        pool.shutdown(wait=True)
+        pool.shutdown()
 
 
 class Cluster:
     """The workers of a Dask cluster, which see the folder of the runs under the same path.
 
+    The scheduler itself runs a group again whose worker dies; see its option `allowed-failures`.
+
     Args:
         address: of its scheduler, such as "tcp://localhost:8786".
 
     Attributes:
-        count: how many groups its workers run at a time.
+        count: number of groups that its workers run at a time.
 
     Raises:
         ImportError: distributed is missing.
@@ -80,11 +80,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def executor(self, most: int) -> Generator[Executor]:
-        """Use the workers; what has not begun is taken back if anything is raised.
-
-        Args:
-            most: not used: the scheduler shares out what there is.
-        """
+        """Use the workers; cancel what has not begun if anything is raised."""
         del most
         pool = self._client.get_executor(pure=False)
         try:
@@ -99,37 +95,69 @@ class Cluster:
 
 @contextlib.contextmanager
 def opened(workers: int | None, dask: str | None) -> "Generator[Processes | Cluster]":
-    """Return a Dask cluster where an address is given, else processes.
-
-    Args:
-        workers: how many processes; `None` for one a processor.
-        dask: address of a Dask scheduler.
-    """
+    """Return the Dask cluster at an address, or without an address a number of processes."""
     if dask is None:
         yield Processes(workers)
         return
-    cluster = Cluster(dask)
-    try:
+    with contextlib.closing(Cluster(dask)) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
-def _require_joblib() -> None:
-    try:
-        import joblib  # noqa: F401  # pyright: ignore[reportUnusedImport, reportMissingTypeStubs]
-    except ImportError as error:
-        raise ImportError(
-            "sweeps need joblib, which could not be imported; "
-            'install it with: pip install "flossing[sweep]"'
-        ) from error
+class _IsolatedProcesses(ThreadPoolExecutor):
+    """Threads, each with a process of its own in which it makes its calls.
+
+    A process that dies breaks its pool: with `joblib.Parallel`, or one pool for all, the calls of
+    the other processes would be lost too, and it would be unknown whose process died.
+    """
+
+    def __init__(self, count: int, attempts: int) -> None:
+        super().__init__(count)
+        self._attempts = attempts
+        self._own = threading.local()
+        self._pools: list[Any] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        return super().submit(self._call, fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        for pool in self._pools:
+            pool.shutdown(wait=wait)
+
+    def kill(self) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools:
+            pool.shutdown(wait=True, kill_workers=True)
+
+    def _call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        attempts = self._attempts
+        while True:
+            if not hasattr(self._own, "pool"):
+                self._own.pool = self._new_pool()
+            try:
+                return self._own.pool.submit(fn, *args, **kwargs).result()
+            except BrokenExecutor:
+                del self._own.pool
+                attempts -= 1
+                if not attempts:
+                    raise
+
+    def _new_pool(self) -> Any:
+        # loky, which is part of joblib, also runs functions of notebooks and of scripts without a
+        # main guard.
+        from joblib.externals.loky import (  # pyright: ignore[reportMissingTypeStubs]
+            ProcessPoolExecutor,
+        )
+
+        self._pools.append(cast(Any, ProcessPoolExecutor)(1, initializer=_begin_process))
+        return self._pools[-1]
 
 
 def _begin_process() -> None:
     torch.set_num_threads(1)
-    # The records say −∞ themselves.
+    # Exponents of −∞ are in the records.
     warnings.simplefilter("ignore", LostRankWarning)
     # The first optimizer of a process imports much of torch, seconds that no run should count.
     torch.optim.Adam([torch.zeros(1)])
-    # Python's own handler would print a traceback per worker on Ctrl-C.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # On Ctrl-C the process that waits kills this one, which could otherwise be taken for crashed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,6 +1,7 @@
-"""Training runs: pure functions of their configurations, wall-clock apart.
+"""Training runs: pure functions of their configurations, apart from wall-clock times.
 
-Runs that differ in the seed only, or in a delay that changes no shape, are trained as one.
+Networks whose recurrent part is a Python loop over steps are trained as one model where their
+configurations differ only in the seed, or in a delay that changes no shape.
 """
 
 import time
@@ -25,13 +26,13 @@ from flossing_lab.training.member import Member
 
 Phase: TypeAlias = Literal["flossing", "training"]
 Report: TypeAlias = Callable[[Phase, int, int], None]
-"""Called with the phase, the steps of it that are done, and how many there are at most."""
+"""Called with the phase, the steps of it that are done, and their largest number."""
 
 
 def run(
     configuration: Configuration, *, checkpoint: Path | None = None, report: Report | None = None
 ) -> Run:
-    """Floss, if that is configured, train, and measure before and after: see `run_together`."""
+    """Floss, train, and measure before and after; see `run_together`."""
     return run_together([configuration], checkpoint=checkpoint, report=report)[0]
 
 
@@ -42,16 +43,15 @@ def run_together(
     checkpoint_every: int = 100,
     report: Report | None = None,
 ) -> list[Run]:
-    """Run several configurations as one batched model.
+    """Run one configuration, or several as one model.
 
-    Each gives the records that it would give alone, to rounding. The global random state is
+    Each gives the records that it would give alone, up to rounding. The global random state is
     neither read nor changed.
 
     Args:
-        configurations: what to run; any two of them `may_run_together`.
-        checkpoint: a file that says now and then where the runs stand. If it is there and whole,
-            and of these very configurations, they go on from it, to the same result; at the end
-            it is removed.
+        configurations: to run; any two of them `may_run_together`.
+        checkpoint: file to write periodically. If it exists, is undamaged, and belongs to these
+            configurations, the runs resume from it, to the same result; it is removed at the end.
         checkpoint_every: epochs between two checkpoints.
         report: called after every step.
 
@@ -60,21 +60,16 @@ def run_together(
 
     Raises:
         InvalidOptionError: there are none, or they cannot run together.
-
-    Example:
-        >>> from dataclasses import replace
-        >>> from flossing_lab.runs.configuration import Architecture, Training
-        >>> from flossing.tasks import DelayedCopy
-        >>> configuration = Configuration(
-        ...     task=DelayedCopy(delay=2, steps=10),
-        ...     architecture=Architecture(size=8),
-        ...     training=Training(epochs=5),
-        ... )
-        >>> runs = run_together([configuration, replace(configuration, seed=1)])
-        >>> [len(each.epochs) for each in runs]
-        [5, 5]
     """
-    _require_fit(configurations)
+    if not configurations:
+        raise InvalidOptionError("there is nothing to run: pass at least one configuration")
+    for other in configurations[1:]:
+        if not may_run_together(configurations[0], other):
+            raise InvalidOptionError(
+                f"{other} cannot run together with {configurations[0]}: they differ in more than "
+                "the seed and a delay that changes no shape, or their networks are layers of "
+                "PyTorch; run them one by one"
+            )
     trainer = _Trainer(configurations, report or _no_report)
     if not (checkpoint and trainer.resume(checkpoint)):
         trainer.begin()
@@ -87,76 +82,84 @@ def run_together(
 
 
 def may_run_together(first: Configuration, second: Configuration) -> bool:
-    """Whether they differ in nothing but the seed and a delay that changes no shape.
+    """Return whether two configurations can be trained, and are faster, as one model.
 
-    Example:
-        >>> from flossing_lab.runs.configuration import Architecture
-        >>> from flossing.tasks import DelayedCopy
-        >>> near, far = (
-        ...     Configuration(task=DelayedCopy(delay=delay), architecture=Architecture())
-        ...     for delay in (20, 40)
-        ... )
-        >>> may_run_together(near, far)
-        True
+    They must differ only in the seed and a delay that changes no shape. Layers of PyTorch gain
+    nothing: see docs/speed.md, Many networks trained as one.
     """
-    return _common(first) == _common(second)
+    return not first.architecture.is_stock_layer and _common(first) == _common(second)
+
+
+def _common(configuration: Configuration) -> dict[str, Any]:
+    """Return what must be the same in configurations that run together."""
+    task, document = configuration.task, configuration.document()
+    shapes = {"steps": task.steps, "inputs": task.input_size, "outputs": task.output_size}
+    return document | {"seed": None, "task": document["task"] | {"delay": None} | shapes}
 
 
 class _Trainer:
+    """Trains the members that have not finished, as one model with one optimizer."""
+
     def __init__(self, configurations: Sequence[Configuration], report: Report) -> None:
         self.members = [Member(configuration) for configuration in configurations]
-        # That no record depends on when this is done in the background.
+        # Now rather than in the background, for no record may depend on when it is finished.
         compile_ahead(self.members[0].network.system)
         self.epoch = 0
         self._training = configurations[0].training
-        self._every = configurations[0].evaluate_every
+        self._evaluate_every = configurations[0].evaluate_every
         self._report = report
-        self._gather(range(len(self.members)))
+        self._gather(self.members)
 
     def begin(self) -> None:
         for index, member in enumerate(self.members):
-            member.floss_before_training(self._flossing_report(index))
+            flossing = member.configuration.flossing
+            steps = 0 if flossing is None else int(flossing.schedule.get("before", 0))
+            before, total = index * steps, steps * len(self.members)
+            member.floss_before_training(
+                lambda step, _, before=before, total=total: self._report(
+                    "flossing", before + step, total
+                )
+            )
 
     def step(self) -> bool:
-        """Train and floss for an epoch; whether there was one left."""
+        """Train and floss for an epoch; return whether there was one left."""
         if self.epoch == self._training.epochs or not self._active:
             return False
         self.epoch += 1
         start = time.perf_counter()
         self._optimizer.param_groups[0]["lr"] = self._training.step_size(self.epoch)
-        losses, norms = self._train([member.batch() for member in self._active_members])
+        losses, norms = self._train([member.batch() for member in self._active])
         seconds = (time.perf_counter() - start) / len(self._active)
-        for index, member in enumerate(self._active_members):
+        for member, loss, norm in zip(self._active, losses, norms, strict=True):
             member.training_seconds += seconds
-            member.add_epoch(self.epoch, losses[index], norms[index])
+            member.add_epoch(self.epoch, loss, norm)
             member.floss(self.epoch)
-            if self.epoch % self._every == 0 or self.epoch == self._training.epochs:
+            if self.epoch % self._evaluate_every == 0 or self.epoch == self._training.epochs:
                 member.evaluate(self.epoch)
         self._drop_finished()
         self._report("training", self.epoch, self._training.epochs)
         return True
 
     def save(self, path: Path) -> None:
-        write_checkpoint(
-            path,
-            {
-                "digests": self._digests,
-                "epoch": self.epoch,
-                "active": self._active,
-                "members": [member.state() for member in self.members],
-                "optimizer": self._optimizer.state_dict(),
-            },
-        )
+        state = {
+            "digests": self._digests,
+            "epoch": self.epoch,
+            "active": [self.members.index(member) for member in self._active],
+            "members": [member.state() for member in self.members],
+            "optimizer": self._optimizer.state_dict(),
+        }
+        write_checkpoint(path, state)
 
     def resume(self, path: Path) -> bool:
-        """Go on from a checkpoint of these configurations, if there is one."""
+        """Load a checkpoint; return whether there is one of these configurations."""
         state = read_checkpoint(path)
         if state is None or state.get("digests") != self._digests:
             return False
         for member, own in zip(self.members, state["members"], strict=True):
             member.load(own)
         self.epoch = state["epoch"]
-        self._gather(state["active"])
+        active: list[int] = state["active"]
+        self._gather([self.members[index] for index in active])
         self._optimizer.load_state_dict(state["optimizer"])
         return True
 
@@ -164,32 +167,26 @@ class _Trainer:
     def _digests(self) -> list[str]:
         return [member.configuration.digest for member in self.members]
 
-    @property
-    def _active_members(self) -> list[Member]:
-        return [self.members[index] for index in self._active]
-
-    def _gather(self, active: Sequence[int]) -> None:
-        """Put the networks that are still trained into one."""
+    def _gather(self, active: Sequence[Member]) -> None:
         self._active = list(active)
-        if not self._active:
-            return
-        self._ensemble = Ensemble([member.network for member in self._active_members])
-        self._optimizer = torch.optim.Adam(self._ensemble.parameters.values())
+        if active:
+            self._ensemble = Ensemble([member.network for member in active])
+            self._optimizer = torch.optim.Adam(self._ensemble.parameters.values())
 
     def _drop_finished(self) -> None:
-        kept = [place for place, member in enumerate(self._active_members) if not member.finished]
-        if len(kept) == len(self._active):
-            return
-        self._active = [self._active[place] for place in kept]
-        if kept:
-            self._ensemble = keep(self._ensemble, self._optimizer, kept)
+        kept = [index for index, member in enumerate(self._active) if not member.finished]
+        if len(kept) < len(self._active):
+            self._active = [self._active[index] for index in kept]
+            if kept:
+                self._ensemble = keep(self._ensemble, self._optimizer, kept)
 
     def _train(self, batches: list[Batch]) -> tuple[list[float], list[float]]:
+        """Take a training step; return each member's loss and gradient norm before it."""
         parameters = self._ensemble.parameters
         answers = self._ensemble.answers(torch.stack([batch.inputs for batch in batches]))
         losses = [
             task_loss(member.configuration.task, own, batch)
-            for member, own, batch in zip(self._active_members, answers, batches, strict=True)
+            for member, own, batch in zip(self._active, answers, batches, strict=True)
         ]
         gradients = torch.autograd.grad(torch.stack(losses).sum(), list(parameters.values()))
         if self._training.norm_penalty:
@@ -201,47 +198,18 @@ class _Trainer:
         return numbers(torch.stack(losses)), numbers(norms)
 
     def _add_penalties(self, gradients: dict[str, Tensor], batches: list[Batch]) -> None:
-        for index, (member, batch) in enumerate(zip(self._active_members, batches, strict=True)):
-            own = dict(member.network.named_parameters())
+        for index, (member, batch) in enumerate(zip(self._active, batches, strict=True)):
+            parameters = dict(member.network.named_parameters())
             loss = partial(task_loss, member.configuration.task.kind, batch=batch)
             penalty = norm_penalty(member.network, batch.inputs, loss)
-            weighted = self._training.norm_penalty * penalty
             added = torch.autograd.grad(
-                weighted,
-                [own[name] for name in gradients],
+                self._training.norm_penalty * penalty,
+                [parameters[name] for name in gradients],
                 allow_unused=True,
                 materialize_grads=True,
             )
-            for gradient, own_part in zip(gradients.values(), added, strict=True):
-                gradient[index] += own_part
-
-    def _flossing_report(self, index: int) -> Callable[[int, float], None]:
-        flossing = self.members[index].configuration.flossing
-        steps = 0 if flossing is None else int(flossing.schedule.get("before", 0))
-        total = steps * len(self.members)
-        return lambda step, _: self._report("flossing", index * steps + step, total)
-
-
-def _require_fit(configurations: Sequence[Configuration]) -> None:
-    if not configurations:
-        raise InvalidOptionError("there is nothing to run: pass at least one configuration")
-    strangers = [
-        each for each in configurations[1:] if not may_run_together(configurations[0], each)
-    ]
-    if strangers:
-        raise InvalidOptionError(
-            f"{strangers[0]} cannot run together with {configurations[0]}: they differ in more "
-            "than the seed and a delay that changes no shape; run them one by one"
-        )
-
-
-def _common(configuration: Configuration) -> dict[str, Any]:
-    """What configurations that run together have in common."""
-    document = configuration.document()
-    task = configuration.task
-    settings = {key: value for key, value in document["task"].items() if key != "delay"}
-    shapes = {"steps": task.steps, "inputs": task.input_size, "outputs": task.output_size}
-    return document | {"seed": None, "task": settings | {"shapes": shapes}}
+            for gradient, own in zip(gradients.values(), added, strict=True):
+                gradient[index] += own
 
 
 def _no_report(phase: Phase, done: int, total: int) -> None:

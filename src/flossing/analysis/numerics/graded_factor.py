@@ -2,41 +2,41 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 """One step of a graded product: B diag(exp d) M = Q diag(exp d') M', in compiled loops.
 
-Householder's QR with pivots in columns and rows: columns by their scaled norms, so that M stays
-well conditioned (Stewart, "On graded QR decompositions of products of matrices", 1994); rows so
-that each is as accurate as its own size allows (Powell & Reid 1969; Cox & Higham 1998), which is
-what saturated units, the small rows of a Jacobian, need.
+Householder's QR with pivots in columns and rows. Columns are chosen by their scaled norms, so
+that M stays well conditioned (Stewart, "On graded QR decompositions of products of matrices",
+1995); rows so that each is as accurate as its own size allows (Powell & Reid 1969; Cox & Higham
+1998), as the small rows that saturated units give to a Jacobian require.
 
-Where single factors are so ill conditioned that their rounding would show, the same is done with
-every vector as a sum of two numbers, in twice the digits (Dekker 1971; Ogita, Rump & Oishi 2005).
+For ill conditioned factors the same is done in twice the digits, every vector an unevaluated sum
+of two (Dekker 1971; Ogita, Rump & Oishi 2005). See docs/mathematics.md, Graded products.
 """
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-import numba
 import numpy as np
 
-from flossing.compiled.compiler import compiled, part, unchecked
+from flossing.compiled.compiler import compiled, inlined, inlined_exactly
 
+# 2^27 + 1 splits the 53 bits of a double into two halves of 26, whose products are exact.
 _SPLITTER = 2.0**27 + 1.0
-# What is left of a row at or below this share of it is rounding of the doubled arithmetic.
+# What is left of a row at or below this share of it is rounding of the doubled arithmetic: its
+# unit roundoff is 2^-106, and sums of up to a thousand terms lose up to ten bits.
 _NOISE = 2.0**-96
+# Shares of a row that change none of its digits, with a margin for rows of M that differ in size.
 _NEGLIGIBLE = 1e-30
+# Sums of squares between this and its inverse have neither overflowed nor lost what matters to
+# underflow: their terms may be 10^58 times smaller and still be normal numbers.
 _SMALLEST = 1e-250
+# Random vectors in the estimate of ‖B⁺‖; more than one, since one alone may be unlucky (Dixon
+# 1983). The estimate only decides which arithmetic is used.
 _PROBES = 2
 
 
-def _exact(function: Callable[..., Any]) -> Any:
-    """Compile a function as a part of its callers, with every operation rounded as written."""
-    # Said, for otherwise the callers' leave to reorder sums would be inherited.
-    exact: dict[str, Any] = {"fastmath": False, "error_model": "numpy"}
-    return cast(Any, numba.njit)(no_cpython_wrapper=True, no_cfunc_wrapper=True, **exact)(  # pyright: ignore[reportUnknownMemberType]
-        unchecked(function)
-    )
+# Sums and products without error, a ∘ b = high + low (Knuth 1969; Dekker 1971). They rely on the
+# order of operations, and so are compiled without leave to reassociate.
 
 
-@_exact
+@inlined_exactly
 def _two_sum(a: float, b: float) -> tuple[float, float]:
     """Return a + b rounded, and its error."""
     total = a + b
@@ -44,7 +44,7 @@ def _two_sum(a: float, b: float) -> tuple[float, float]:
     return total, (a - (total - part_of_b)) + (b - part_of_b)
 
 
-@_exact
+@inlined_exactly
 def _two_product(a: float, b: float) -> tuple[float, float]:
     """Return a · b rounded, and its error."""
     product = a * b
@@ -58,34 +58,38 @@ def _two_product(a: float, b: float) -> tuple[float, float]:
     return product, error
 
 
-@_exact
+@inlined_exactly
 def _product(a: float, a_low: float, b: float, b_low: float) -> tuple[float, float]:
     high, low = _two_product(a, b)
+    # a_low · b_low lies below the doubled precision.
     return _two_sum(high, low + (a * b_low + a_low * b))
 
 
-@_exact
+@inlined_exactly
 def _quotient(a: float, a_low: float, b: float, b_low: float) -> tuple[float, float]:
+    # One step of Newton's method: a/b ≈ q + (a − q b) / b.
     high = a / b
     back, back_low = _product(high, 0.0, b, b_low)
     return _two_sum(high, ((a - back) - back_low + a_low) / b)
 
 
-@_exact
+@inlined_exactly
 def _root(a: float, a_low: float) -> tuple[float, float]:
+    # One step of Newton's method: √a ≈ r + (a − r²) / 2r.
     high = np.sqrt(a)
     square, error = _two_product(high, high)
     return _two_sum(high, ((a - square) - error + a_low) / (2.0 * high))
 
 
-@_exact
+@inlined_exactly
 def _sum(a: float, a_low: float, b: float, b_low: float) -> tuple[float, float]:
     total, lost = _two_sum(a, b)
     return _two_sum(total, lost + (a_low + b_low))
 
 
-@_exact
+@inlined_exactly
 def _extended_dot(a: Any, a_low: Any, b: Any, b_low: Any) -> tuple[float, float]:
+    # Ogita, Rump & Oishi's Dot2: errors of products and sums are summed on their own.
     total = 0.0
     correction = 0.0
     for index in range(len(a)):
@@ -95,7 +99,7 @@ def _extended_dot(a: Any, a_low: Any, b: Any, b_low: Any) -> tuple[float, float]
     return _two_sum(total, correction)
 
 
-@part
+@inlined
 def _dot(a: Any, b: Any) -> float:
     total = 0.0
     for index in range(len(a)):
@@ -103,20 +107,20 @@ def _dot(a: Any, b: Any) -> float:
     return total
 
 
-@_exact
+@inlined_exactly
 def _extended_add(a: Any, a_low: Any, factor: float, factor_low: float, b: Any, b_low: Any) -> None:
     for index in range(len(a)):
         high, low = _product(factor, factor_low, b[index], b_low[index])
         a[index], a_low[index] = _sum(a[index], a_low[index], high, low)
 
 
-@part
+@inlined
 def _add(a: Any, factor: float, b: Any) -> None:
     for index in range(len(a)):
         a[index] += factor * b[index]
 
 
-@part
+@inlined
 def _largest(a: Any) -> float:
     result = 0.0
     for index in range(len(a)):
@@ -124,13 +128,7 @@ def _largest(a: Any) -> float:
     return result
 
 
-@part
-def _power_of_two_below(value: float) -> float:
-    """Return one by which a positive number can be divided without rounding, to about 1."""
-    return 2.0 ** np.floor(np.log2(max(value, _SMALLEST)))
-
-
-@part
+@inlined
 def _log_norm(a: Any) -> float:
     """Return the logarithm of the length of a vector whose squares may leave the range."""
     square = _dot(a, a)
@@ -145,7 +143,7 @@ def _log_norm(a: Any) -> float:
     return np.log(scale) + 0.5 * np.log(total)
 
 
-@part
+@inlined
 def _is_noise(column: Any, row_scales: Any) -> bool:
     for row in range(len(column)):  # noqa: SIM110 - compiled
         if abs(column[row]) > _NOISE * row_scales[row]:
@@ -153,25 +151,28 @@ def _is_noise(column: Any, row_scales: Any) -> bool:
     return True
 
 
-@part
+@inlined
 def _pivot_column(
     vectors: Any, scales: Any, row_scales: Any, stage: int, live: int, extended: bool
 ) -> int:
-    """Return the column with the longest rest, or −1 if nothing is left of any."""
+    """Return the column with the longest remainder, or −1 if nothing is left of any."""
     longest = -np.inf
     pivot = -1
     for column in range(stage, live):
-        rest = vectors[column, stage:]
-        if extended and _is_noise(rest, row_scales[stage:]):
+        remainder = vectors[column, stage:]
+        # Only the doubled arithmetic tells lost rank from rounding. In plain arithmetic a
+        # remainder of rounding passes here, and the large amplification that it causes has the
+        # step repeated in twice the digits.
+        if extended and _is_noise(remainder, row_scales[stage:]):
             continue
-        length = scales[column] + _log_norm(rest)
+        length = scales[column] + _log_norm(remainder)
         if length > longest:
             longest = length
             pivot = column
     return pivot
 
 
-@part
+@inlined
 def _pivot_row(column: Any) -> int:
     pivot = 0
     for row in range(1, len(column)):
@@ -180,32 +181,36 @@ def _pivot_row(column: Any) -> int:
     return pivot
 
 
-@part
+@inlined
 def _swap(a: Any, first: int, second: int) -> None:
     if first != second:
         for index in range(len(a)):
             a[index, first], a[index, second] = a[index, second], a[index, first]
 
 
-@part
+# A reflection H = 1 − 2 v vᵀ / vᵀv takes x to β e_0 for v = x − β e_0 with β = ∓‖x‖. The sign
+# opposite to that of x_0 adds in v_0 = x_0 + sign(x_0) ‖x‖ where the other one would cancel, and it
+# is the one for which errors are small row by row (Cox & Higham 1998). v is stored with v_0 = 1.
+@inlined
 def _reflector(x: Any, x_low: Any, extended: bool) -> float:
     """Replace x by v, v_0 = 1, for which (1 − 2 v vᵀ / vᵀv) x = β e_0; return β."""
-    unit = _power_of_two_below(abs(x[0]))
+    # x_0 is the largest entry. Divided by a power of two near it, without rounding, no entry has
+    # a square that overflows, and only negligible ones have a square that underflows.
+    unit = 2.0 ** np.floor(np.log2(max(abs(x[0]), _SMALLEST)))
     for index in range(len(x)):
         x[index] /= unit
+    sign = 1.0 if x[0] >= 0.0 else -1.0
     if extended:
         for index in range(len(x)):
             x_low[index] /= unit
         square, square_low = _extended_dot(x, x_low, x, x_low)
         length, length_low = _root(square, square_low)
-        sign = 1.0 if x[0] >= 0.0 else -1.0
         first, first_low = _sum(x[0], x_low[0], sign * length, sign * length_low)
         for index in range(1, len(x)):
             x[index], x_low[index] = _quotient(x[index], x_low[index], first, first_low)
         x_low[0] = 0.0
     else:
         length = np.sqrt(_dot(x, x))
-        sign = 1.0 if x[0] >= 0.0 else -1.0
         first = x[0] + sign * length
         for index in range(1, len(x)):
             x[index] /= first
@@ -213,15 +218,15 @@ def _reflector(x: Any, x_low: Any, extended: bool) -> float:
     return -sign * length * unit
 
 
-@part
+@inlined
 def _reflect(v: Any, square: float, w: Any) -> None:
     """Replace w by (1 − 2 v vᵀ / vᵀv) w, given vᵀv."""
     _add(w, -2.0 * _dot(v, w) / square, v)
 
 
-@part
+@inlined
 def _reflect_all(vectors: Any, low: Any, stage: int, live: int, extended: bool) -> None:
-    """Apply the reflection of a stage to the columns that come later."""
+    """Apply the reflection of a stage to the later columns."""
     v, v_low = vectors[stage, stage:], low[stage, stage:]
     if extended:
         square, square_low = _extended_dot(v, v_low, v, v_low)
@@ -236,7 +241,7 @@ def _reflect_all(vectors: Any, low: Any, stage: int, live: int, extended: bool) 
             _reflect(v, square, vectors[column, stage:])
 
 
-@part
+@inlined
 def _eliminate(
     vectors: Any,
     low: Any,
@@ -249,7 +254,7 @@ def _eliminate(
 ) -> int:
     """Factor in place: v of every reflection below the diagonal, R above it; return the rank.
 
-    `columns` and `rows` become the numbers that the pivoted ones had before.
+    On return `columns` and `rows` hold the former indices of the pivoted columns and rows.
     """
     count = len(vectors)
     live = 0
@@ -263,6 +268,8 @@ def _eliminate(
         _swap(low.T, stage, pivot)
         scales[stage], scales[pivot] = scales[pivot], scales[stage]
         columns[stage], columns[pivot] = columns[pivot], columns[stage]
+        # A reflection changes row i in proportion to v_i, and |v_i| ≤ 1 with the largest entry
+        # on top: small rows receive no rounding errors of large ones.
         row = stage + _pivot_row(vectors[stage, stage:])
         _swap(vectors, stage, row)
         _swap(low, stage, row)
@@ -273,10 +280,11 @@ def _eliminate(
     return live
 
 
-@part
+@inlined
 def _form_frame(vectors: Any, rank: int, frame: Any) -> None:
-    """Multiply the reflections out, into orthonormal vectors."""
+    """Compute H_0 H_1 ⋯ applied to the first unit vectors, the orthonormal factor Q."""
     frame[:] = 0.0
+    # Backward, so that reflection `stage` acts on vectors that are zero before that row.
     for stage in range(rank - 1, -1, -1):
         frame[stage, stage] = 1.0
         v = vectors[stage, stage:]
@@ -285,11 +293,18 @@ def _form_frame(vectors: Any, rank: int, frame: Any) -> None:
             _reflect(v, square, frame[column, stage:])
 
 
-@part
+# B diag(exp d) P = Q R diag(exp d) for the pivoted columns P, so that
+#
+#     R diag(exp d) = diag(exp d') T,  d'_i = d_i + log |R_ii|,  T_ij = R_ij / R_ii exp(d_j − d_i)
+#
+# and M' = T Pᵀ M, up to the signs of R_ii, which go to Q. Pivoting makes |R_ij| exp(d_j) ≤
+# |R_ii| exp(d_i): T is upper triangular, with ones on its diagonal and no entry above 1, and M, a
+# product of such matrices, stays well conditioned.
+@inlined
 def _mix(
     vectors: Any, diagonal: Any, scales: Any, columns: Any, rank: int, mixing: Any, mixed: Any
 ) -> None:
-    """Replace M by exp(−d') R exp(d) M, and d by d' = d + log|R_ii|."""
+    """Replace M by T Pᵀ M, and d by d' = d + log|R_ii|."""
     mixed[:] = 0.0
     for row in range(rank):
         for column in range(row, len(vectors)):
@@ -303,19 +318,20 @@ def _mix(
     scales[rank:] = -np.inf
 
 
-@part
+# Rounding replaces B by B + δB = B (1 + B⁺ δB), with |δB| in each row of the order of ε times the
+# largest entry α of that row. So ε max |B⁺ s| over sign vectors s, scaled by α, bounds the relative
+# change of the product. Random s in the place of all: B⁺ s = R⁻¹ Qᵀ s by back substitution.
+@inlined
 def _amplification(
     vectors: Any, diagonal: Any, frame: Any, row_scales: Any, rank: int, solution: Any
 ) -> float:
-    """Return about how much a relative change of every row's rounding moves the product.
-
-    That is B⁺ times random numbers, each about as large as its row.
-    """
+    """Estimate the relative change of the product per relative change of the rows of B."""
     result = 0.0
     state = np.uint32(1)
     signed = np.empty_like(row_scales)
     for _ in range(_PROBES):
         for row in range(len(row_scales)):
+            # Linear congruential generator of Numerical Recipes: the same numbers every time.
             state = np.uint32(state * np.uint32(1664525) + np.uint32(1013904223))
             signed[row] = (state * 2.0**-31 - 1.0) * row_scales[row]
         for row in range(rank - 1, -1, -1):
@@ -334,9 +350,9 @@ def factor(vectors: Any, low: Any, scales: Any, mixing: Any, extended: bool) -> 
     Where rank is lost, d' is −inf and the columns of Q are zero; they come last.
 
     Args:
-        vectors: B, a column a row [I, k, n]; afterwards Q.
-        low: what B is more than its rounding [I, k, n], if extended; overwritten.
-        scales: d [I, k], the columns of rank lost before last; afterwards d'.
+        vectors: B, one column in each row [I, k, n]; afterwards Q.
+        low: the low parts of B [I, k, n], if extended; overwritten.
+        scales: d [I, k], with −inf for rank lost before, at the end; afterwards d'.
         mixing: M [I, k, k]; afterwards M'.
         extended: whether to compute in twice the digits.
 
@@ -360,6 +376,7 @@ def factor(vectors: Any, low: Any, scales: Any, mixing: Any, extended: bool) -> 
         amplification[item] = _amplification(own, diagonal, frame, row_scales, rank, solution)
         _mix(own, diagonal, scales[item], columns, rank, mixing[item], mixed)
         for column in range(count):
+            # T has ones on its diagonal, so the sign of R_ii goes to the column of Q.
             sign = 1.0 if column >= rank or diagonal[column] > 0.0 else -1.0
             for row in range(size):
                 own[column, rows[row]] = sign * frame[column, row] if column < rank else 0.0
@@ -368,21 +385,15 @@ def factor(vectors: Any, low: Any, scales: Any, mixing: Any, extended: bool) -> 
 
 @compiled
 def extended_product(matrices: Any, vectors: Any, product: Any, low: Any) -> None:
-    """Multiply to twice the digits: product + low = matrices · vectors.
+    """Compute product + low = matrices · vectors in twice the digits.
 
-    Args:
-        matrices: [I, n, n], a row a row.
-        vectors: [I, k, n], a column a row.
-        product: the product rounded [I, k, n], a column a row.
-        low: what it is more than that.
+    `matrices` are [I, n, n], one row in each row; the others [I, k, n], one column in each row.
     """
     items, count, size = vectors.shape
     nothing = np.zeros(size)
     for item in range(items):
         for column in range(count):
             for row in range(size):
-                high, rest = _extended_dot(
+                product[item, column, row], low[item, column, row] = _extended_dot(
                     matrices[item, row], nothing, vectors[item, column], nothing
                 )
-                product[item, column, row] = high
-                low[item, column, row] = rest

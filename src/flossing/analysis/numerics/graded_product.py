@@ -12,22 +12,37 @@ from flossing.errors import NonFiniteError
 from flossing.support.torch_typed import from_numpy
 
 LARGEST_AMPLIFICATION = 1e3
-"""Where a factor amplifies rounding more than this, a step is made in twice the digits."""
+"""Where a factor amplifies rounding by more, a step is made in twice the digits: up to here three
+of sixteen digits are lost."""
 
 
 class GradedProduct(NamedTuple):
-    """I products of matrices, each as Q · diag(exp d) · M, which is never multiplied out.
+    """I products A_T ⋯ A_1 of matrices, each as Q · diag(exp d) · M, which is never multiplied out.
 
-    Q has orthonormal columns and M is well conditioned, so that all of the grading, as steep as it
-    may be, is in the logarithms d (Stewart, "On graded QR decompositions of products of matrices",
-    1994; Bai, Lee, Li & Xu, "Stable solutions of linear systems involving long chain of matrix
-    multiplications", 2011). Where the product lost rank, d is −inf and the columns of Q are zero;
-    these come last.
+    Q has orthonormal columns and M is well conditioned, so that the logarithms d hold all of the
+    grading, however steep (Stewart, "On graded QR decompositions of products of matrices", 1995;
+    Bai, Lee, Li & Xu, "Stable solutions of linear systems involving long chain of matrix
+    multiplications", 2011). Nothing over- or underflows, and each singular value has digits of its
+    own, even if it is hundreds of orders of magnitude smaller than the largest. Where the product
+    lost rank, d is −∞ and the columns of Q are zero; these come last.
+
+    Factors count as exact: those that are ill conditioned are treated in twice the digits of
+    double precision. The frame between two factors is rounded, however: a direction that no factor
+    loses alone, but two in succession do, may come out at the size of that rounding instead of as
+    zero. See docs/mathematics.md, Graded products.
 
     Attributes:
         frame: Q.
         log_scales: d.
         mixing: M.
+
+    Example:
+        >>> factor = torch.tensor([[[0.1, 0.0], [5.0, 10.0]]], dtype=torch.float64)
+        >>> product = GradedProduct.on(torch.eye(2).unsqueeze(0))
+        >>> for _ in range(1000):
+        ...     product = product.times(factor @ product.frame, lambda: factor)
+        >>> product.log_singular_values() / 1000 / torch.tensor(10.0).log()
+        tensor([[ 1.0000, -1.0000]], dtype=torch.float64)
     """
 
     frame: Float[Tensor, "I n k"]
@@ -49,7 +64,7 @@ class GradedProduct(NamedTuple):
 
         Args:
             image: A Q, in double precision.
-            matrices: returns A itself, which is only asked for where it is ill conditioned.
+            matrices: returns A; called only if one of the factors is ill conditioned.
 
         Raises:
             NonFiniteError: the image is infinite or NaN.
@@ -59,16 +74,19 @@ class GradedProduct(NamedTuple):
                 "a factor of a product of Jacobians is infinite or NaN: check the weights and the "
                 "scale of the states that the system was linearised at"
             )
+        # Plain arithmetic first. Only it knows how far A amplifies rounding on the span of Q,
+        # which the condition number of A would overestimate.
         result, amplification = _factored(image.mT, None, self)
         coarse = amplification > LARGEST_AMPLIFICATION
         return self._refined(result, coarse, matrices()) if bool(coarse.any()) else result
 
     def log_singular_values(self) -> Float[Tensor, "I k"]:
-        """Return the logarithms of the singular values in descending order, −inf for zero.
+        """Return the logarithms of the singular values in descending order, −∞ for zero.
 
         Raises:
             NonFiniteError: entries of the factors were out of the range of the arithmetic.
         """
+        # Those of diag(exp d) M: an orthonormal Q changes no singular value.
         values = from_numpy(
             jacobi.log_singular_values(self.log_scales.numpy(), self.mixing.numpy())
         )
@@ -82,12 +100,12 @@ class GradedProduct(NamedTuple):
     def _refined(
         self, result: "GradedProduct", coarse: Bool[Tensor, "I"], matrices: Float[Tensor, "I n n"]
     ) -> "GradedProduct":
-        """Return the result with some of the products computed again in twice the digits.
-
-        A factor is split, without rounding, into the sizes of its columns and what is left, so
-        that columns of very different size, those of saturated units, cost no digits.
-        """
+        """Return the result with some of the products computed again in twice the digits."""
         matrices = matrices[coarse]
+        # A = A' · diag(sizes), exact since the sizes are powers of two. Columns of very different
+        # size, as those of saturated units, would use up the digits even of the doubled
+        # arithmetic. diag(sizes) Q has graded rows, which plain arithmetic treats accurately, and
+        # what is ill conditioned in A' with its columns of equal size takes the doubled one.
         sizes = _powers_of_two(matrices.abs().amax(dim=1))
         own = GradedProduct(*(part[coarse] for part in self))
         own, _ = _factored((sizes.unsqueeze(-1) * own.frame).mT, None, own)
@@ -101,53 +119,19 @@ class GradedProduct(NamedTuple):
         return result
 
 
-def log_singular_values(factors: Float[Tensor, "T *B n n"]) -> Float[Tensor, "*B n"]:
-    """Logarithms of all singular values of A_T ⋯ A_1, however long and ill conditioned.
-
-    Nothing is multiplied out, so nothing over- or underflows, and each singular value has its own
-    digits, be it by hundreds of orders of magnitude smaller than the largest. The factors count as
-    exact: those that are ill conditioned are worked with in twice the digits of double precision.
-    The frame between two factors is rounded, though: a direction that no factor loses alone, but
-    two in succession do, may come out at the size of that rounding rather than as zero.
-
-    Args:
-        factors: A_1, …, A_T, (T, B, n, n), or (T, n, n) for a single product.
-
-    Returns:
-        In double precision and descending order, in nats; −inf for those that are zero because a
-        factor is singular.
-
-    Raises:
-        NonFiniteError: a factor is infinite or NaN.
-
-    Example:
-        >>> factors = torch.tensor([[0.1, 0.0], [5.0, 10.0]]).repeat(1000, 1, 1)
-        >>> log_singular_values(factors) / 1000 / torch.tensor(10.0).log()
-        tensor([ 1.0000, -1.0000], dtype=torch.float64)
-    """
-    size = factors.shape[-1]
-    double = factors.detach().to("cpu", torch.float64).reshape(len(factors), -1, size, size)
-    identity = torch.eye(size, dtype=torch.float64)
-    product = GradedProduct.on(identity.expand(double.shape[1], -1, -1))
-    for matrices in double:
-        product = product.times(matrices @ product.frame, lambda exact=matrices: exact)
-    return product.log_singular_values().reshape(factors.shape[1:-1])
-
-
 def _powers_of_two(sizes: Float[Tensor, "I n"]) -> Float[Tensor, "I n"]:
-    """Return numbers of about that size which divide without rounding, zero for zero."""
+    """Return the powers of two just below the sizes, and zero for zero."""
     return torch.where(sizes > 0, sizes.log2().floor().exp2(), 0.0)
 
 
 def _factored(
     vectors: Float[Tensor, "I k n"], low: Float[Tensor, "I k n"] | None, before: GradedProduct
 ) -> tuple[GradedProduct, Float[Tensor, "I"]]:
-    """Return a product with Q replaced by other vectors, and how much rounding was amplified.
-
-    With `low`, what the vectors are more than their rounding, in twice the digits.
-    """
+    """Return a product with Q replaced by other vectors, and by how much rounding was amplified."""
+    # The compiled loops work in place, on columns that are contiguous in memory.
     vectors = vectors.clone(memory_format=torch.contiguous_format)
     log_scales, mixing = before.log_scales.clone(), before.mixing.clone()
+    # In plain arithmetic the low parts are not read, but must be there.
     rest = torch.zeros_like(vectors) if low is None else low
     amplification = graded_factor.factor(
         *(each.numpy() for each in (vectors, rest, log_scales, mixing)), low is not None

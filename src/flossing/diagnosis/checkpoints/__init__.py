@@ -1,4 +1,4 @@
-"""Recurrent networks from saved weights: found, measured by their shapes, rebuilt.
+"""Recurrent networks rebuilt from the names and shapes of the tensors in a checkpoint.
 
 Example:
     >>> import tempfile

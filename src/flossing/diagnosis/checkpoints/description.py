@@ -1,4 +1,4 @@
-"""What a checkpoint does not tell of its network, told by the user."""
+"""What a checkpoint does not say about its network, as described by the user."""
 
 import tomllib
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ KINDS: tuple[Kind, ...] = ("RNN", "GRU", "LSTM")
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What the user says about a network; `None` where nothing is said.
+    """Description of a network by the user; `None` for whatever is left open.
 
     Attributes:
-        module: "RNN", "GRU" or "LSTM", which the shapes must agree with; or
+        module: "RNN", "GRU" or "LSTM", which must agree with the shapes; or
             "package.module:factory", a function that returns the `nn.Module` to load the weights
-            into. Naming a factory runs its code.
-        prefix: What the names of the recurrent layer's weights begin with, such as "model.rnn.".
-        nonlinearity: Of an RNN, "tanh" or "relu".
+            into. The factory is run.
+        prefix: Prefix of the recurrent layer's parameter names, such as "model.rnn.".
+        nonlinearity: "tanh" or "relu", for an RNN.
         arguments: Keyword arguments for the factory.
 
     Raises:
-        InvalidOptionError: A field is not what it may be, or `arguments` come without a factory.
+        InvalidOptionError: A field has an invalid value, or there are `arguments` but no factory.
 
     Example:
         >>> Description(module="my_project.models:make_cell").factory
@@ -49,25 +49,24 @@ class Description:
         require_choice("nonlinearity", self.nonlinearity, ("tanh", "relu", None))
         if self.arguments and self.factory is None:
             raise InvalidOptionError(
-                f"arguments ({', '.join(self.arguments)}) are for a factory, and module is "
-                f"{self.module!r}: pass module='package.module:factory', or leave them out"
+                f"arguments ({', '.join(self.arguments)}) are for a factory, but module is "
+                f"{self.module!r}: pass module='package.module:factory', or omit the arguments"
             )
 
     @property
     def factory(self) -> str | None:
-        """The factory's name, where one is given."""
+        """The name of the factory; `None` if `module` names none."""
         return self.module if self.module is not None and ":" in self.module else None
 
 
 def read_description(path: Path) -> Description:
     """Read a description from a TOML file.
 
-    Args:
-        path: A file with any of `module`, `prefix`, `nonlinearity` and a table `[arguments]`.
+    The file has any of `module`, `prefix`, `nonlinearity` and a table `[arguments]`.
 
     Raises:
-        UnreadableFileError: there is no such file, or it is not TOML.
-        InvalidOptionError: it says something else, or a value is not what it may be.
+        UnreadableFileError: There is no such file, or it is not TOML.
+        InvalidOptionError: It has an unknown key or an invalid value.
 
     Example:
         >>> import tempfile
@@ -86,7 +85,7 @@ def read_description(path: Path) -> Description:
         ) from error
     known = [each.name for each in fields(Description)]
     for name, value in content.items():
-        require_choice(f"a name in {str(path)!r}", name, known)
+        require_choice(f"a key in {str(path)!r}", name, known)
         expected = dict if name == "arguments" else str
         if not isinstance(value, expected):
             form = "[arguments] as a table" if expected is dict else f'{name} = "..."'

@@ -1,7 +1,7 @@
-"""Modules of one's own, made by a function that the user names.
+"""Custom modules, made by a factory function that the user names.
 
-Naming a function runs it: this is the only place where reading a checkpoint runs code, and that
-code is the user's, never the file's.
+This is the only place where loading a checkpoint runs code; the code is that of the factory, never
+of the checkpoint.
 """
 
 import importlib
@@ -18,15 +18,15 @@ from flossing.errors import InvalidCheckpointError, InvalidOptionError
 
 
 def build_by_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Import a function and return the module that it makes.
+    """Import a factory, call it and return the module that it makes.
 
     Args:
-        name: "package.module:function"; found in the current folder too.
-        arguments: Keyword arguments for it.
+        name: "package.module:function"; the package may be in the current folder.
+        arguments: Keyword arguments for the factory.
 
     Raises:
-        InvalidOptionError: it cannot be imported, there is no such function, the arguments are
-            not its own, or it returns something else than an `nn.Module` with weights.
+        InvalidOptionError: The factory does not exist or cannot be imported, it does not take the
+            arguments, or it returns anything but an `nn.Module` with parameters.
 
     Example:
         >>> build_by_factory("torch.nn:GRUCell", {"input_size": 1, "hidden_size": 4})
@@ -38,8 +38,8 @@ def build_by_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
             factory = getattr(importlib.import_module(location), function_name, None)
         except ImportError as error:
             raise InvalidOptionError(
-                f"{name} could not be imported ({error}): check its name, and run from the folder "
-                "that its package is in, or install it"
+                f"{name} could not be imported ({error}): check its name, and install its package "
+                "or run from the folder that contains it"
             ) from error
         if not callable(factory):
             raise InvalidOptionError(
@@ -59,18 +59,18 @@ def build_by_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str | None) -> str:
-    """Load into a module those tensors whose names, after some prefix, are its own.
+    """Load the tensors under a prefix into a module whose parameters have the same names.
 
     Args:
-        module: What takes them.
+        module: Is changed.
         tensors: All tensors of a checkpoint.
-        prefix: Where to look; `None` for wherever the names fit.
+        prefix: `None` for the one under which the names match.
 
     Returns:
         The prefix.
 
     Raises:
-        InvalidCheckpointError: the names or the shapes do not fit, or fit in several places.
+        InvalidCheckpointError: Names or shapes do not match, or match under several prefixes.
     """
     own = set(module.state_dict())
     meant = matching_prefixes(_prefixes(tensors), prefix)
@@ -78,16 +78,16 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str |
     if len(fitting) > 1:
         listed = ", ".join(map(repr, fitting))
         raise InvalidCheckpointError(
-            f"the weights of {type(module).__name__} could be those under any of {listed}: choose "
-            "one by its prefix"
+            f"the weights of {type(module).__name__} could be those under any of {listed}: select "
+            "one with --prefix"
         )
     chosen = (fitting or meant or [""])[0]
     try:
         module.load_state_dict(_below(tensors, chosen))
     except RuntimeError as error:
         raise InvalidCheckpointError(
-            f"the tensors under {chosen!r} are not those of the module: {error}; check prefix and "
-            "factory"
+            f"the tensors under {chosen!r} are not those of the module: {error}; check --prefix "
+            "and the factory"
         ) from error
     return chosen
 
@@ -110,7 +110,7 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @contextmanager
 def _importable_from_here() -> Generator[None]:
-    """Let the current folder count for imports, as it does for `python -m`."""
+    """Make the current folder importable, as `python -m` does."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

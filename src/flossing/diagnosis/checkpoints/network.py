@@ -1,4 +1,4 @@
-"""From a file of weights to the recurrent network that they belong to."""
+"""Loading of the recurrent network in a checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ class Network:
     """A recurrent network from a checkpoint, in eval mode, ready for `lyapunov_spectrum`.
 
     Attributes:
-        module: A stock layer or cell, or what the factory made, on the CPU.
-        prefix: What the names of its weights in the checkpoint begin with.
-        summary: What it is, in a few words.
-        assumptions: What the checkpoint does not tell and was taken for granted.
+        module: A layer or cell of PyTorch, or what the factory made, on the CPU.
+        prefix: Prefix of its parameter names in the checkpoint.
+        summary: Its kind and sizes, as text.
+        assumptions: Assumptions about what the checkpoint does not contain, as text.
     """
 
     module: nn.Module
@@ -36,66 +36,63 @@ class Network:
 
     @property
     def input_size(self) -> int | None:
-        """Number D of input features; `None` where a module of one's own does not say."""
+        """Number D of input features; `None` if a custom module does not have the attribute."""
         size = getattr(self.module, "input_size", None)
         return size if isinstance(size, int) else None
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights."""
+        """Precision of the parameters."""
         return next(self.module.parameters()).dtype
 
     @property
     def layers(self) -> int:
-        """Number of stacked layers that have exponents of their own."""
+        """Number of stacked layers; 1 for cells and custom modules."""
         return self.module.num_layers if isinstance(self.module, nn.RNNBase) else 1
 
     def initial_state(self, trajectories: int) -> Any:
-        """The state before the first step.
-
-        Args:
-            trajectories: Number B of trajectories.
+        """Return the state before the first step of so many trajectories.
 
         Returns:
-            `None`, which stands for zero, for stock modules; for a module of one's own what its
-            method `initial_state(B)` returns.
+            `None`, meaning zero, for a layer or cell of PyTorch; for a custom module what its
+            method `initial_state(trajectories)` returns.
 
         Raises:
-            InvalidOptionError: it has no such method.
+            InvalidOptionError: The custom module has no such method.
         """
         if isinstance(self.module, nn.RNNBase | nn.RNNCellBase):
             return None
         method = getattr(self.module, "initial_state", None)
         if not callable(method):
             raise InvalidOptionError(
-                f"{type(self.module).__name__} does not tell its initial state: give it a method "
-                "initial_state(batch_size) that returns one"
+                f"{type(self.module).__name__} has no method initial_state(batch_size): add one "
+                "that returns the state before the first step"
             )
         return method(trajectories)
 
 
 def load_network(path: Path, description: Description | None = None) -> Network:
-    """Find the recurrent layer in a checkpoint, and rebuild it.
+    """Find the recurrent layer in a checkpoint and rebuild it.
 
-    The file may be a state dict, or nested dictionaries that hold one, as trainers write them.
-    Nothing in the file is run. Input size, hidden size, layers, biases, projection and precision
-    follow from the shapes, and the kind from the rows of the recurrent weights: 1 (RNN), 3 (GRU)
-    or 4 (LSTM) for each hidden unit.
+    The file may be a state dict, or nested dictionaries that contain one, such as a trainer's
+    checkpoint. No code in the file is run. Input size, hidden size, number of layers, biases,
+    projection and precision follow from the shapes of the tensors, and the kind of the layer from
+    the number of rows of the recurrent weights per hidden unit: 1 (RNN), 3 (GRU) or 4 (LSTM).
 
     Args:
-        path: `.safetensors`, or what `torch.save` wrote.
-        description: What the checkpoint does not tell; see `Description`. A factory named there
-            is imported, from the current folder too, and run.
+        path: `.safetensors`, or a file saved by `torch.save`.
+        description: What the checkpoint does not contain. A factory named in it is imported, also
+            from the current folder, and run.
 
     Returns:
         The network in eval mode.
 
     Raises:
-        UnreadableFileError: the file is missing, damaged or holds more than tensors.
-        InvalidCheckpointError: no recurrent layer is in it, or several; its shapes contradict one
-            another; or its weights are not finite.
-        InvalidOptionError: the description does not fit.
-        UnsupportedSystemError: the layer is bidirectional.
+        UnreadableFileError: The file is missing or damaged, or contains more than tensors.
+        InvalidCheckpointError: It contains no recurrent layer, or several; the shapes contradict
+            one another; or weights are not finite.
+        InvalidOptionError: The description does not fit the checkpoint.
+        UnsupportedSystemError: The layer is bidirectional.
         ImportError: safetensors is missing.
     """
     description = description or Description()
@@ -109,14 +106,11 @@ def load_network(path: Path, description: Description | None = None) -> Network:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return all tensors of a checkpoint, by their names.
-
-    Args:
-        path: `.safetensors`, or what `torch.save` wrote.
+    """Return all tensors of a checkpoint by name.
 
     Raises:
-        UnreadableFileError: the file is missing, damaged or holds more than tensors.
-        InvalidCheckpointError: it holds no named tensors.
+        UnreadableFileError: The file is missing or damaged, or contains more than tensors.
+        InvalidCheckpointError: It contains no named tensors.
     """
     if path.suffix == ".safetensors":
         return load_safetensors(path)
@@ -124,7 +118,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     tensors = named_tensors(content)
     if not tensors or "" in tensors:
         raise InvalidCheckpointError(
-            f"{str(path)!r} holds a {type(content).__name__} without named tensors; expected a "
+            f"{str(path)!r} contains a {type(content).__name__} without named tensors; expected a "
             "state dict: save one with torch.save(model.state_dict(), 'weights.pt')"
         )
     return tensors
@@ -136,19 +130,19 @@ def _stock_network(tensors: Mapping[str, Tensor], description: Description) -> N
     if description.module not in (None, sizes.kind):
         raise InvalidOptionError(
             f"module is {description.module!r}, but the shapes are those of {summary_of(sizes)}: "
-            "leave module out"
+            "omit module"
         )
     if description.nonlinearity is not None and sizes.kind != "RNN":
         raise InvalidOptionError(
-            f"nonlinearity={description.nonlinearity!r} is for an RNN, and the shapes are those of "
-            f"{summary_of(sizes)}: leave nonlinearity out"
+            f"nonlinearity={description.nonlinearity!r} is for an RNN, but the shapes are those of "
+            f"{summary_of(sizes)}: omit nonlinearity"
         )
     _require_finite(weights.tensors, weights.prefix)
     module = sizes.build("cpu", description.nonlinearity)
     module.load_state_dict(weights.tensors)
     assumptions: tuple[str, ...] = ()
     if sizes.kind == "RNN" and description.nonlinearity is None:
-        assumptions = ("its nonlinearity is tanh, which a checkpoint does not tell",)
+        assumptions = ("the nonlinearity is tanh (not stored in a checkpoint)",)
     return Network(module.eval(), weights.prefix, summary_of(sizes), assumptions)
 
 
@@ -164,10 +158,10 @@ def _chosen(
     listed = ", ".join(repr(each.prefix) for each in matching or found)
     if not matching:
         raise InvalidOptionError(
-            f"there is no recurrent layer under the prefix {prefix!r}: choose one of {listed}"
+            f"there is no recurrent layer under the prefix {prefix!r}: choose from {listed}"
         )
     raise InvalidCheckpointError(
-        f"there are {len(matching)} recurrent layers, under {listed}: choose one by its prefix, "
+        f"there are {len(matching)} recurrent layers, under {listed}: select one by its prefix, "
         f"for example --prefix {matching[0].prefix or repr('')}"
     )
 
@@ -175,16 +169,16 @@ def _chosen(
 def _no_recurrent_layer(tensors: Mapping[str, Tensor]) -> str:
     if any("parametrizations.weight_hh" in name for name in tensors):
         return (
-            "the recurrent weights are parametrised, and how, the checkpoint does not tell: call "
-            "torch.nn.utils.parametrize.remove_parametrizations before saving, or pass --module "
-            "package.module:factory"
+            "the recurrent weights are parametrised in a way that the checkpoint does not contain: "
+            "call torch.nn.utils.parametrize.remove_parametrizations before saving, or pass "
+            "--module package.module:factory"
         )
     names = list(tensors)
     more = len(names) - _NAMES_SHOWN
     listed = ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
     return (
-        "there is no recurrent layer of PyTorch's in it: expected names such as weight_hh_l0, "
-        f"found {listed}; for another module pass --module package.module:factory"
+        "the checkpoint contains no nn.RNN, nn.GRU or nn.LSTM: expected names such as "
+        f"weight_hh_l0, found {listed}; for a custom module pass --module package.module:factory"
     )
 
 

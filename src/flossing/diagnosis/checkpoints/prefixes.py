@@ -1,14 +1,14 @@
-"""What the names of a layer's weights in a checkpoint begin with."""
+"""Selection among the prefixes of parameter names in a checkpoint."""
 
 from collections.abc import Iterable
 
 
 def matching_prefixes(present: Iterable[str], wanted: str | None) -> list[str]:
-    """Return the prefixes that are meant: the very one, or those that end in it.
+    """Return the prefix that equals the wanted one, or else those that end in it.
 
     Args:
         present: Prefixes in the checkpoint; each is empty or ends in a dot.
-        wanted: What the user named, with the last dot or without; `None` for any.
+        wanted: Prefix given by the user, with or without its last dot; `None` for any.
 
     Example:
         >>> present = ["state_dict.model.rnn.", "state_dict.other_rnn."]

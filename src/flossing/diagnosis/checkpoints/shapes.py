@@ -1,4 +1,4 @@
-"""Recurrent layers told by the names and shapes of their weights."""
+"""Recognition of recurrent layers by the names and shapes of their weights."""
 
 import re
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from flossing.diagnosis.checkpoints.description import Kind, Nonlinearity
 from flossing.errors import InvalidCheckpointError, UnsupportedSystemError
-from flossing.support.formatting import counted
+from flossing.support.formatting import plural
 from flossing.systems.stock import StockCell, StockLayer
 
-# Rows of the recurrent weights for each hidden unit: how many gates the cell has.
+# By the rows of the recurrent weights per hidden unit.
 KIND_BY_GATES: dict[int, Kind] = {1: "RNN", 3: "GRU", 4: "LSTM"}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -24,17 +24,17 @@ _WEIGHT = re.compile(
 
 
 class Sizes(NamedTuple):
-    """Everything about a stock module but its nonlinearity.
+    """Kind, sizes and precision of a layer or cell of PyTorch: everything but the nonlinearity.
 
     Attributes:
-        kind: Which module.
-        cell: Whether it is a cell rather than a layer.
+        kind: Kind of the module.
+        cell: Whether it is a cell, such as `nn.GRUCell`, instead of a layer.
         input_size: D.
         hidden_size: N.
-        num_layers: Number of layers of a stack; 1 for a cell.
+        num_layers: Number of stacked layers; 1 for a cell.
         bias: Whether it has biases.
-        proj_size: Size that an LSTM's output is projected to; 0 for no projection.
-        dtype: Of all weights.
+        proj_size: Size of an LSTM's projected output; 0 for no projection.
+        dtype: Precision of all weights.
     """
 
     kind: Kind
@@ -49,12 +49,10 @@ class Sizes(NamedTuple):
     def build(
         self, device: str, nonlinearity: Nonlinearity | None = None
     ) -> StockLayer | StockCell:
-        """Return the module with weights that are not initialised.
-
-        The random state is neither read nor changed.
+        """Return the module with uninitialised weights; the random state is left alone.
 
         Args:
-            device: "meta" for shapes alone.
+            device: "meta" for the shapes alone.
             nonlinearity: Of an RNN; `None` for PyTorch's default.
         """
         constructor = getattr(nn, f"{self.kind}Cell" if self.cell else self.kind)
@@ -71,11 +69,11 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class RecurrentWeights:
-    """Weights that belong to one recurrent layer, stack or cell.
+    """Weights of one recurrent layer, stack or cell.
 
     Attributes:
-        prefix: What their names in the checkpoint begin with.
-        tensors: By their own names.
+        prefix: Prefix of their names in the checkpoint.
+        tensors: By name, without the prefix.
     """
 
     prefix: str
@@ -83,14 +81,19 @@ class RecurrentWeights:
 
     @property
     def sizes(self) -> Sizes:
-        """What the shapes say.
+        """Kind and sizes of the module that the weights belong to.
 
         Raises:
-            UnsupportedSystemError: the module is bidirectional.
-            InvalidCheckpointError: the shapes belong to no stock module, or contradict one
-                another.
+            UnsupportedSystemError: The module is bidirectional.
+            InvalidCheckpointError: The shapes are those of no layer or cell of PyTorch, or
+                contradict one another.
         """
-        self._refuse_two_directions()
+        if any(name.endswith("_reverse") for name in self.tensors):
+            raise UnsupportedSystemError(
+                f"the recurrent layer under {self.prefix!r} is bidirectional: its two directions "
+                "run through time in opposite senses, so there is no single forward map and no "
+                "Lyapunov spectrum; use a unidirectional layer"
+            )
         sizes = self._sizes_of_first_layer()
         expected = {
             name: tuple(weight.shape) for name, weight in sizes.build("meta").state_dict().items()
@@ -100,26 +103,16 @@ class RecurrentWeights:
             raise InvalidCheckpointError(
                 f"the shapes under {self.prefix!r} contradict one another: for "
                 f"{summary_of(sizes)}, {_differences(expected, found)}; check that the checkpoint "
-                "is whole, or pass the module that it was made from as --module "
+                "is complete, or pass the module that it was saved from with --module "
                 "package.module:factory"
             )
         return sizes
 
-    def _refuse_two_directions(self) -> None:
-        if any(name.endswith("_reverse") for name in self.tensors):
-            raise UnsupportedSystemError(
-                f"the recurrent layer under {self.prefix!r} is bidirectional: its two directions "
-                "run through time in opposite senses, so there is no single forward map and no "
-                "Lyapunov spectrum; use a unidirectional one"
-            )
-
     def _sizes_of_first_layer(self) -> Sizes:
         cell = "weight_hh" in self.tensors
         suffix = "" if cell else "_l0"
-        inputs, recurrent = (
-            self._matrix(f"weight_ih{suffix}"),
-            self._matrix(f"weight_hh{suffix}"),
-        )
+        inputs = self._matrix(f"weight_ih{suffix}")
+        recurrent = self._matrix(f"weight_hh{suffix}")
         projected = f"weight_hr{suffix}" in self.tensors
         rows, columns = recurrent.shape
         projection = self._matrix(f"weight_hr{suffix}") if projected else recurrent.T
@@ -129,7 +122,7 @@ class RecurrentWeights:
             raise InvalidCheckpointError(
                 f"{self.prefix}weight_hh{suffix} has the shape {(rows, columns)} for {hidden} "
                 "hidden units: expected 1 (RNN), 3 (GRU) or 4 (LSTM) times as many rows, and 4 "
-                "where there is a projection; for another module pass --module "
+                "where there is a projection; for a custom module pass --module "
                 "package.module:factory"
             )
         layers = {name.rpartition("_l")[2] for name in self.tensors if "_l" in name}
@@ -150,7 +143,7 @@ class RecurrentWeights:
             found = "is missing" if matrix is None else f"has the shape {tuple(matrix.shape)}"
             raise InvalidCheckpointError(
                 f"{self.prefix}{name} {found}; expected a matrix: check that the checkpoint is "
-                "whole"
+                "complete"
             )
         return matrix
 
@@ -159,17 +152,14 @@ class RecurrentWeights:
         if len(dtypes) > 1 or not dtypes <= set(DTYPES):
             raise InvalidCheckpointError(
                 f"the weights under {self.prefix!r} are {', '.join(sorted(map(str, dtypes)))}; "
-                f"expected all of one type among {', '.join(map(str, DTYPES))}: convert the module "
+                f"expected one and the same of {', '.join(map(str, DTYPES))}: convert the module "
                 "with .float() before saving"
             )
         return dtypes.pop()
 
 
 def recurrent_weights(tensors: Mapping[str, Tensor]) -> list[RecurrentWeights]:
-    """Return the recurrent layers among tensors, told by the names that PyTorch gives.
-
-    Args:
-        tensors: All tensors of a checkpoint by their names.
+    """Return the recurrent layers among the tensors of a checkpoint, by PyTorch's names.
 
     Example:
         >>> weights = {f"rnn.{name}": w for name, w in nn.RNN(1, 4).state_dict().items()}
@@ -189,18 +179,18 @@ def recurrent_weights(tensors: Mapping[str, Tensor]) -> list[RecurrentWeights]:
 
 
 def summary_of(sizes: Sizes) -> str:
-    """Say in a few words what a module is.
+    """Return kind, sizes and precision of a module as text.
 
     Example:
         >>> summary_of(Sizes("LSTM", False, 1, 64, 1, True, 16, torch.float32))
         'LSTM: 1 input, 64 hidden units projected to 16, 1 layer, float32'
     """
     projection = f" projected to {sizes.proj_size}" if sizes.proj_size else ""
-    layers = "" if sizes.cell else f", {counted(sizes.num_layers, 'layer')}"
+    layers = "" if sizes.cell else f", {plural(sizes.num_layers, 'layer')}"
     bias = "" if sizes.bias else ", no bias"
     return (
-        f"{sizes.kind}{'Cell' if sizes.cell else ''}: {counted(sizes.input_size, 'input')}, "
-        f"{counted(sizes.hidden_size, 'hidden unit')}{projection}{layers}{bias}, "
+        f"{sizes.kind}{'Cell' if sizes.cell else ''}: {plural(sizes.input_size, 'input')}, "
+        f"{plural(sizes.hidden_size, 'hidden unit')}{projection}{layers}{bias}, "
         f"{str(sizes.dtype).removeprefix('torch.')}"
     )
 

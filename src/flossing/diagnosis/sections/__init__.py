@@ -1,1 +1,1 @@
-"""The sections of an analysis: one question a file, each a function from a study to a section."""
+"""The sections of the report, one per file: each measures a `Subject` and describes the result."""

@@ -1,63 +1,73 @@
-"""Was the sequence long enough for the exponents to settle?"""
+"""Convergence of the exponents along the sequence, and their standard errors."""
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from flossing.analysis.convergence import Convergence, convergence
-from flossing.diagnosis.advice import average
 from flossing.diagnosis.sections.spectrum import error_in_words, selected_indices
-from flossing.diagnosis.study import Study
+from flossing.diagnosis.subject import Subject
 from flossing.plots import plot_convergence
 from flossing.report.model import Figure, Section, Table, Value
 from flossing.report.pictures import figure_from, new_axes
-from flossing.support.formatting import counted, number_in_words
+from flossing.support.formatting import format_number, format_share, plural
 from flossing.support.torch_typed import nested_numbers
 
-HEADING = "Was the sequence long enough?"
+HEADING = "Convergence of the exponents"
 
 LARGE_DRIFT = 3.0
-"""In standard errors: an exponent that moved further in the second half has not settled."""
+"""An exponent that moves by more standard errors than this has not converged."""
 _LONGEST_FACTOR = 1e4
+"""Extensions of the sequence by more than this factor are not proposed."""
 _POINTS = 50
 
 
-def convergence_section(study: Study) -> Section:
-    """Look at how exponents settled, and at what a longer sequence would give."""
-    course = convergence(study.spectrum, points=_POINTS)
-    exponents, errors = average(study.spectrum)
-    drift = drifts(course, exponents)
+def convergence_section(subject: Subject) -> Section:
+    """Report how the exponents converged, and which sequence length would resolve more."""
+    course = convergence(subject.spectrum, points=_POINTS)
+    errors = subject.standard_errors
+    known = errors[errors.isfinite()]
+    drift = drifts(course, subject.exponents)
+    indices = selected_indices(len(errors))
+    chosen = [index - 1 for index in indices]
     return Section(
         heading=HEADING,
-        meaning=(f"{_settled_in_words(drift)} {_errors_in_words(study, exponents, errors)}",),
-        figures=(_figure(study, course),) if bool(errors.isfinite().any()) else (),
-        tables=(_table(course, exponents, errors, drift),),
+        meaning=(f"{_drift_in_words(drift)} {_errors_in_words(subject)}",),
+        figures=(_figure(subject, course),) if len(known) else (),
+        tables=(_table(subject, course, drift),),
         text=(
-            "Standard errors shrink like one over the square root of the steps and of the "
-            "trajectories: four times as many halve them. The drift is how far an exponent, the "
-            "mean over trajectories, moved from the first half of the counted steps to all of "
-            f"them, in the standard errors it had then. Beyond {LARGE_DRIFT:.0f} the transient "
-            "was too short, or the inputs change in nature along the sequence.",
+            "Standard errors decrease with the inverse square root of the number of steps and of "
+            "trajectories. The drift of an exponent (mean over trajectories) is its change from "
+            "the first half of the counted steps to all of them, divided by its standard error "
+            f"after the first half. A drift beyond ±{LARGE_DRIFT:.0f} indicates that the transient "
+            "was too short, or that the statistics of the inputs change along the sequence.",
         ),
-        numbers=_numbers(course, errors, drift),
+        numbers={
+            "largest_standard_error": float(known.max()) if len(known) else math.inf,
+            "drift": nested_numbers(drift),
+            "steps": nested_numbers(course.steps[:, 0]),
+            "running_indices": indices,
+            "running_exponents": nested_numbers(course.exponents.double().mean(dim=1)[:, chosen]),
+            "level": course.level,
+            "half_widths": nested_numbers(_half_widths(course)[:, chosen]),
+        },
     )
 
 
 def drifts(course: Convergence, exponents: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
-    """Return how far exponents moved in the second half of a run, in standard errors of the first.
+    """Return how far exponents moved in the second half, in standard errors of the first half.
 
-    Those of the whole run would not do: a change along the way makes them larger.
+    The standard errors of the whole sequence would not do: a drift increases them.
 
     Args:
         course: Of trajectories of equal length.
         exponents: At its end, averaged over trajectories.
 
     Returns:
-        NaN where it cannot be told: too few intervals, or an exponent of −∞.
+        NaN where it is unknown: too few intervals, or an exponent of −∞.
     """
     half = _halfway(course)
     own = course.standard_error[half].double().cpu()
@@ -76,80 +86,62 @@ def _mean_at(course: Convergence, point: int) -> Float[Tensor, "k"]:
     return course.exponents[point].double().cpu().mean(dim=0)
 
 
-def _settled_in_words(drift: Float[Tensor, "k"]) -> str:
+def _half_widths(course: Convergence) -> Float[Tensor, "M k"]:
+    widths = (course.upper - course.lower).double() / 2
+    return widths.square().sum(dim=1).sqrt() / widths.shape[1]
+
+
+def _drift_in_words(drift: Float[Tensor, "k"]) -> str:
     known = int(drift.isfinite().sum())
     if not known:
-        return "The sequence is too short to tell whether exponents have settled."
+        return "The sequence is too short to judge the convergence of the exponents."
     moved = int((drift.abs() > LARGE_DRIFT).sum())
     if not moved:
         return (
-            f"The exponents have settled: in the second half of the steps none of the {known} "
-            f"that can be judged moved by more than {LARGE_DRIFT:.0f} standard errors."
+            f"The exponents have converged: none of the {known} with a known drift moved by more "
+            f"than {LARGE_DRIFT:.0f} standard errors in the second half of the counted steps."
         )
     return (
-        f"Not all exponents have settled: in the second half of the steps {moved} of {known} "
-        f"moved by more than {LARGE_DRIFT:.0f} standard errors. Take a longer sequence, or leave "
-        "out more of its beginning with --state-transient."
+        f"Not all exponents have converged: {moved} of {known} moved by more than "
+        f"{LARGE_DRIFT:.0f} standard errors in the second half of the counted steps. Use a longer "
+        "sequence, or discard more of its beginning with --state-transient."
     )
 
 
-def _errors_in_words(
-    study: Study, exponents: Float[Tensor, "k"], errors: Float[Tensor, "k"]
-) -> str:
-    known = errors.isfinite()
-    if not bool(known.any()):
+def _errors_in_words(subject: Subject) -> str:
+    errors = subject.standard_errors
+    known = errors[errors.isfinite()]
+    if not len(known):
         return "Their standard errors are unknown."
-    largest, first = error_in_words(float(errors[known].max())), error_in_words(float(errors[0]))
-    steps = int(study.spectrum.counted_steps.min())
+    largest, first = error_in_words(float(known.max())), error_in_words(float(errors[0]))
+    steps, count = int(subject.spectrum.counted_steps.min()), subject.inputs.shape[1]
+    trajectories = f"each of {count} trajectories" if count > 1 else "one trajectory"
     return (
-        f"After {counted(steps, 'counted step')} in {_trajectories(study)} the largest standard "
-        f"error is {largest} nats per step, that of λ₁ {first}; "
-        f"{counted(4 * steps, 'step')} would halve them. "
-        f"{_needed_in_words(study, exponents, errors)}"
+        f"After {plural(steps, 'counted step')} in {trajectories}, the largest standard error is "
+        f"{largest} nats per step, and that of λ₁ is {first}; {plural(4 * steps, 'step')} would "
+        f"halve them. {_needed_in_words(subject, steps)}"
     )
 
 
-def _trajectories(study: Study) -> str:
-    count = study.spectrum.exponents.shape[0]
-    return f"each of {count} trajectories" if count > 1 else "one trajectory"
-
-
-def _needed_in_words(
-    study: Study, exponents: Float[Tensor, "k"], errors: Float[Tensor, "k"]
-) -> str:
-    """Say how many steps would tell on which side of a limit all directions are."""
-    distances = (exponents.abs() - study.fates.bound).abs()
-    uncertain = _uncertain(distances, errors)
-    if not bool(uncertain.any()):
-        return "That is enough to tell which directions carry gradients over the horizon."
-    factor = float((2 * errors / distances)[uncertain].square().max())
+def _needed_in_words(subject: Subject, steps: int) -> str:
+    """Estimate how many steps would resolve which directions carry gradients."""
+    errors = subject.standard_errors
+    distances = (subject.exponents.abs() - subject.counts.bound).abs()
+    uncertain = errors.isfinite() & (distances < 2 * errors)
     count = int(uncertain.sum())
-    what = f"To tell whether {counted(count, 'direction')} close to a limit"
-    what += (
-        " carries gradients over the horizon"
-        if count == 1
-        else (" carry gradients over the horizon")
-    )
-    steps = int(study.spectrum.counted_steps.min())
+    if not count:
+        return "This is enough to tell which directions carry gradients over the horizon."
+    # Errors shrink with the square root of the steps, and are to be half of the distance.
+    factor = float((2 * errors / distances)[uncertain].square().max())
+    carry = f"carr{'ies' if count == 1 else 'y'} gradients over the horizon"
+    what = f"To tell whether {plural(count, 'direction')} close to a threshold {carry}"
     if factor > _LONGEST_FACTOR:
-        return f"{what} would take too many steps to be worth it: they are at the limit itself."
-    return f"{what} would take about {_rounded(factor * steps)} steps."
+        return f"{what} would take more than {_LONGEST_FACTOR:.0f} times as many steps."
+    return f"{what} would take about {float(f'{factor * steps:.2g}'):.0f} steps."
 
 
-def _rounded(steps: float) -> int:
-    return int(float(f"{steps:.2g}"))
-
-
-def _uncertain(distances: Float[Tensor, "k"], errors: Float[Tensor, "k"]) -> Bool[Tensor, "k"]:
-    return errors.isfinite() & (distances < 2 * errors)
-
-
-def _table(
-    course: Convergence,
-    exponents: Float[Tensor, "k"],
-    errors: Float[Tensor, "k"],
-    drift: Float[Tensor, "k"],
-) -> Table:
+def _table(subject: Subject, course: Convergence, drift: Float[Tensor, "k"]) -> Table:
+    exponents, errors = subject.exponents, subject.standard_errors
     halfway = _halfway(course)
     half = _mean_at(course, halfway)
     rows: list[tuple[Value, ...]] = [
@@ -158,16 +150,17 @@ def _table(
             float(half[index - 1]),
             float(exponents[index - 1]),
             error_in_words(float(errors[index - 1])),
-            number_in_words(float(drift[index - 1]), 2),
+            format_number(float(drift[index - 1]), 2),
         )
         for index in selected_indices(len(exponents))
     ]
     return Table(
         caption=(
-            f"Exponents in nats per step after {counted(_steps_at(course, halfway), 'step')} and "
-            f"after all {_steps_at(course, -1)} that count"
+            "Exponents in nats per step after the first "
+            f"{plural(_steps_at(course, halfway), 'counted step')} and after all "
+            f"{_steps_at(course, -1)}, and their drift in standard errors"
         ),
-        columns=("i", "λᵢ, half", "λᵢ", "Standard error", "Drift"),
+        columns=("i", "λᵢ, first half", "λᵢ, all", "Standard error", "Drift"),
         rows=tuple(rows),
     )
 
@@ -176,9 +169,9 @@ def _steps_at(course: Convergence, point: int) -> int:
     return int(course.steps[point, 0])
 
 
-def _figure(study: Study, course: Convergence) -> Figure:
-    # The others decay too fast to matter, and would leave no height for these.
-    shown = min(study.flossable, course.exponents.shape[-1])
+def _figure(subject: Subject, course: Convergence) -> Figure:
+    # The others decay too fast to matter, and would compress the scale of these.
+    shown = min(subject.flossable, course.exponents.shape[-1])
     leading = replace(
         course,
         exponents=course.exponents[..., :shown],
@@ -187,32 +180,12 @@ def _figure(study: Study, course: Convergence) -> Figure:
     return figure_from(
         plot_convergence(leading, new_axes()),
         caption=(
-            "Exponents as they stood after ever more steps of the first trajectory, from the "
-            "largest to the last that flossing could help, with confidence bands."
+            "Running estimates of exponents of the first trajectory with "
+            f"{format_share(course.level)} confidence bands, from the largest to the last that "
+            "flossing can act on."
         ),
         description=(
-            "Running exponents against the steps counted, on a logarithmic axis, with bands that "
-            f"narrow towards {counted(_steps_at(course, -1), 'step')}."
+            "Running exponents against the number of counted steps, on a logarithmic axis, with "
+            f"confidence bands up to {plural(_steps_at(course, -1), 'step')}."
         ),
     )
-
-
-def _numbers(
-    course: Convergence, errors: Float[Tensor, "k"], drift: Float[Tensor, "k"]
-) -> dict[str, Any]:
-    known = errors[errors.isfinite()]
-    chosen = [index - 1 for index in selected_indices(len(errors))]
-    return {
-        "largest_standard_error": float(known.max()) if len(known) else math.inf,
-        "drift": nested_numbers(drift),
-        "steps": nested_numbers(course.steps[:, 0]),
-        "running_indices": [index + 1 for index in chosen],
-        "running_exponents": nested_numbers(course.exponents.double().mean(dim=1)[:, chosen]),
-        "level": course.level,
-        "half_widths": nested_numbers(_half_widths(course)[:, chosen]),
-    }
-
-
-def _half_widths(course: Convergence) -> Float[Tensor, "M k"]:
-    widths = (course.upper - course.lower).double() / 2
-    return widths.square().sum(dim=1).sqrt() / widths.shape[1]

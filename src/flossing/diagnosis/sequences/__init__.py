@@ -1,4 +1,4 @@
-"""What drives a network: sequences from files, from tasks, or noise.
+"""Input sequences: read from files, drawn as noise, and fitted to a network.
 
 Example:
     >>> import tempfile

@@ -1,4 +1,4 @@
-"""Sequences made to fit a network: their number, length, features and precision."""
+"""Sequences fitted to a network: noise of its input size, lengths, features and precision."""
 
 import torch
 from jaxtyping import Float
@@ -18,10 +18,10 @@ def normal_noise(
         steps: T.
         trajectories: B.
         features: D.
-        seed: From 0 to 2⁶⁴ − 1; the global random state is neither read nor changed.
+        seed: From 0 to 2⁶⁴ − 1; the global random state is left alone.
 
     Raises:
-        InvalidOptionError: an argument is not an `int` in its range.
+        InvalidOptionError: An argument is not an `int` in its range.
 
     Example:
         >>> normal_noise(100, 4, 2).shape
@@ -38,15 +38,15 @@ def normal_noise(
 def shortened(
     inputs: Float[Tensor, "T B D"], *, steps: int | None = None, trajectories: int | None = None
 ) -> Float[Tensor, "T2 B2 D"]:
-    """Return the first steps of the first trajectories, at most so many.
+    """Return the first steps of the first trajectories.
 
     Args:
         inputs: Sequences.
-        steps: How many steps; `None` for all.
-        trajectories: How many trajectories; `None` for all.
+        steps: Maximum number of steps; `None` for all.
+        trajectories: Maximum number of trajectories; `None` for all.
 
     Raises:
-        InvalidOptionError: a limit is not an `int` of at least 1.
+        InvalidOptionError: A maximum is not an `int` of at least 1.
 
     Example:
         >>> shortened(torch.zeros(100, 4, 2), steps=50, trajectories=8).shape
@@ -61,28 +61,29 @@ def shortened(
 def fit_to(
     inputs: Float[Tensor, "T B D"], *, features: int | None, dtype: torch.dtype
 ) -> Float[Tensor, "T B D"]:
-    """Return inputs in the precision of a network, if it can take them.
+    """Return inputs in the precision of a network.
 
     Args:
         inputs: Sequences.
-        features: How many a network takes; `None` if it does not say.
-        dtype: Its precision.
+        features: Number of features that the network takes; `None` if unknown.
+        dtype: Precision of the network.
 
     Raises:
-        InvalidInputError: the features differ, or inputs are infinite or NaN in that precision.
+        InvalidInputError: The number of features differs, or inputs are infinite or NaN in the
+            precision of the network.
 
     Example:
         >>> fit_to(torch.zeros(10, 1, 3), features=2, dtype=torch.float32)
         Traceback (most recent call last):
         ...
-        flossing.errors.InvalidInputError: the inputs have 3 features and the network takes 2: \
-choose the right columns, or check which axis is which (shape (steps, trajectories, features) = \
+        flossing.errors.InvalidInputError: the inputs have 3 features, but the network takes 2: \
+select the right columns, or check the order of the axes (shape (steps, trajectories, features) = \
 (10, 1, 3))
     """
     if features is not None and inputs.shape[-1] != features:
         raise InvalidInputError(
-            f"the inputs have {inputs.shape[-1]} features and the network takes {features}: choose "
-            "the right columns, or check which axis is which (shape (steps, trajectories, "
+            f"the inputs have {inputs.shape[-1]} features, but the network takes {features}: "
+            "select the right columns, or check the order of the axes (shape (steps, trajectories, "
             f"features) = {tuple(inputs.shape)})"
         )
     fitted = inputs.to(dtype)
@@ -90,7 +91,7 @@ choose the right columns, or check which axis is which (shape (steps, trajectori
     if not bool(finite.all()):
         step = int(finite.to(torch.int8).argmin())
         raise InvalidInputError(
-            f"the inputs are infinite or NaN in {dtype} at step {step} of {len(inputs)}, counted "
-            "from 0: clean or rescale them first"
+            f"the inputs are infinite or NaN in {dtype} at step {step} of {len(inputs)} (counted "
+            "from 0): clean or rescale them"
         )
     return fitted

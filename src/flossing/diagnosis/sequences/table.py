@@ -12,17 +12,18 @@ from flossing.errors import InvalidInputError, InvalidOptionError, UnreadableFil
 
 
 def read_table(path: Path, sequence_column: str | None = None) -> Float[Tensor, "T B D"]:
-    """Read sequences from a file with a row a step and a column a feature.
+    """Read sequences from a file with a row per step and a column per feature.
 
     Args:
-        path: The file, with a line of names first or without.
-        sequence_column: The column that names the sequence of each row; `None`: all rows are one.
+        path: The file, with or without a header.
+        sequence_column: Column that identifies the sequence of each row; `None` if all rows are
+            one sequence.
 
     Raises:
-        UnreadableFileError: the file is not text.
-        InvalidInputError: a cell is not a number, rows or sequences differ in length, or there
-            are none.
-        InvalidOptionError: there is no such column.
+        UnreadableFileError: The file is not text.
+        InvalidInputError: A cell is not a number, rows or sequences differ in length, or there
+            are no rows.
+        InvalidOptionError: There is no such column.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -35,14 +36,14 @@ def read_table(path: Path, sequence_column: str | None = None) -> Float[Tensor, 
     names = _names(lines[0][1]) if lines else []
     rows = lines[1:] if names else lines
     if not rows:
-        raise InvalidInputError(f"{str(path)!r} has no row of numbers")
+        raise InvalidInputError(f"{str(path)!r} contains no row of numbers")
     column = _column(sequence_column, names, path)
     sequences: dict[str, list[list[float]]] = {}
     for line, row in rows:
         if len(row) != len(lines[0][1]):
             raise InvalidInputError(
-                f"line {line} of {str(path)!r} has {len(row)} cells and the first has "
-                f"{len(lines[0][1])}: give every step the same features"
+                f"line {line} of {str(path)!r} has {len(row)} cells, but the first line has "
+                f"{len(lines[0][1])}: every step needs the same features"
             )
         name = "" if column is None else row.pop(column).strip()
         sequences.setdefault(name, []).append([_number(cell, line, path) for cell in row])
@@ -50,7 +51,7 @@ def read_table(path: Path, sequence_column: str | None = None) -> Float[Tensor, 
 
 
 def _names(first: Sequence[str]) -> list[str]:
-    """Return the names of the columns, or none if the first line is numbers already."""
+    """Return the names of the columns, or none if the first line is not a header."""
     return [] if all(_is_number(cell) for cell in first) else [cell.strip() for cell in first]
 
 
@@ -58,10 +59,10 @@ def _column(name: str | None, names: Sequence[str], path: Path) -> int | None:
     if name is None:
         return None
     if name not in names:
-        listed = ", ".join(map(repr, names)) or "no line of names"
+        listed = f"has the columns {', '.join(map(repr, names))}" if names else "has no header"
         raise InvalidOptionError(
-            f"sequence_column is {name!r}, and {str(path)!r} has {listed}: choose one of its "
-            "columns by the name in its first line"
+            f"sequence_column is {name!r}, but {str(path)!r} {listed}: select a column by its name "
+            "in the header"
         )
     return names.index(name)
 
@@ -70,8 +71,7 @@ def _number(cell: str, line: int, path: Path) -> float:
     if not _is_number(cell):
         raise InvalidInputError(
             f"line {line} of {str(path)!r} has {cell!r} where a number was expected: separate "
-            "numbers by commas, and name a column of labels with sequence_column "
-            "(--sequence-column)"
+            "numbers by commas, and name a column of labels with --sequence-column"
         )
     return float(cell)
 
@@ -88,11 +88,11 @@ def _stacked(sequences: dict[str, list[list[float]]], path: Path) -> Float[Tenso
     lengths = [len(rows) for rows in sequences.values()]
     shortest, features = min(lengths), len(next(iter(sequences.values()))[0])
     if not features:
-        raise InvalidInputError(f"{str(path)!r} has no column beside the one of the sequences")
+        raise InvalidInputError(f"{str(path)!r} has no column besides the sequence column")
     if shortest != max(lengths):
         raise InvalidInputError(
             f"the {len(lengths)} sequences in {str(path)!r} have from {shortest} to {max(lengths)} "
-            "steps: analyse those of one length at a time"
+            "steps; expected equal lengths: analyse the sequences of each length separately"
         )
     values = torch.tensor(list(sequences.values()))
     return values.transpose(0, 1)

@@ -12,7 +12,7 @@ import torch
 
 from flossing.plots import GREY, new_figure
 from flossing.report.model import Table
-from flossing.support.formatting import number_in_words
+from flossing.support.formatting import format_number
 from flossing.tasks import constant_loss
 from flossing_lab.runs.comparison import NEVER, or_never
 from flossing_lab.runs.configuration import Configuration
@@ -126,7 +126,7 @@ def _finding(benchmark: Benchmark, found: Mapping[str, Arm], name: str) -> Findi
         return Finding(claim, "Some of the runs that decide it are missing.", None)
 
     def words(value: float) -> str:
-        return number_in_words(value, 2) if flossed.regression else f"{100 * value:.1f} %"
+        return format_number(value, 2) if flossed.regression else f"{100 * value:.1f} %"
 
     own = _reached(flossed, seconds)
     reached = {other: _reached(arm, seconds) for other, arm in baselines.items()}
@@ -196,7 +196,7 @@ def tables(results: Results) -> tuple[Table, ...]:
 
 def _row(arm: Arm, allowed: float | None) -> tuple[str, ...]:
     def words(value: float) -> str:
-        return number_in_words(value) if arm.regression else f"{100 * value:.1f} %"
+        return format_number(value) if arm.regression else f"{100 * value:.1f} %"
 
     return (
         NEVER if arm.regression else solved(arm),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from flossing.spectrum import lyapunov_spectrum
-from flossing.support.formatting import number_in_words
+from flossing.support.formatting import format_number
 from flossing_lab.runs.configuration import Architecture
 from flossing_lab.studies.paper.fig1_drawing import by_k, by_target, draw, signed
 from flossing_lab.studies.random_bits import (
@@ -156,7 +156,7 @@ def _losses(results: Results) -> Finding:
         last = median(value for each in losses for value in _late(each))
         ratios[target] = median(each[0] for each in losses) / last
     words = ", ".join(
-        f"{number_in_words(ratio, 2)} for {signed(target)}" for target, ratio in ratios.items()
+        f"{format_number(ratio, 2)} for {signed(target)}" for target, ratio in ratios.items()
     )
     return Finding(
         claim="The loss falls by orders of magnitude.",

@@ -8,7 +8,7 @@ for up to 800 in our default.
 from typing import TYPE_CHECKING
 
 from flossing.plots import new_figure
-from flossing.support.formatting import number_in_words
+from flossing.support.formatting import format_number
 from flossing.tasks import SpatialXor, TemporalXor
 from flossing_lab.runs.configuration import Configuration
 from flossing_lab.runs.outcomes import Arm
@@ -79,7 +79,7 @@ def _findings(task: str, schedules: dict[str, list[Arm]]) -> list[Finding]:
     solved = {name: solved_in_words(found) for name, found in schedules.items()}
     norms = {name: gradient_in_training(found[-1]) for name, found in schedules.items()}
     norms_in_words = ", ".join(
-        f"{number_in_words(norm, 2)} {SCHEDULE_TITLES[name]}" for name, norm in norms.items()
+        f"{format_number(norm, 2)} {SCHEDULE_TITLES[name]}" for name, norm in norms.items()
     )
     return [
         Finding(

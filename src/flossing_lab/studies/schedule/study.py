@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from flossing.report.model import Table
-from flossing.support.formatting import number_in_words
+from flossing.support.formatting import format_number
 from flossing_lab.runs.comparison import NEVER, or_never
 from flossing_lab.runs.configuration import Configuration
 from flossing_lab.runs.outcomes import Arm, solved
@@ -60,7 +60,7 @@ def variant_table(
 
 def _median_and_worst(arm: Arm) -> tuple[str, str]:
     if arm.regression:
-        return number_in_words(arm.median_loss), number_in_words(max(arm.losses))
+        return format_number(arm.median_loss), format_number(max(arm.losses))
     least = min(each.final.accuracy or 0.0 for each in arm.runs)
     return f"{100 * arm.median_accuracy:.1f} %", f"{100 * least:.1f} %"
 

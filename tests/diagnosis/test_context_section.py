@@ -21,7 +21,7 @@ def test_numbers_are_those_of_the_analysis(stock_subject, section_of):
     for name, value in expected.items():
         assert section.numbers[name] == pytest.approx(value, rel=1e-3), name
     gates = [row[0] for row in section.tables[1].rows]
-    assert gates == [gate for _, gate in [*context.weights, (0, "cell")]]
+    assert gates == [gate for _, gate in context.saturation]
     assert section.tables[1].rows[4][1:4] == ("–", "–", "–")
     assert "contracting" in section.meaning[0]
 
@@ -82,5 +82,5 @@ def test_singular_jacobians(linear_subject, section_of):
 
 def test_too_few_exponents_for_the_dimension_are_noted(linear_subject, section_of):
     section = section_of("context", linear_subject([0.5, 0.4, -1.0], k=2))
-    assert any("Kaplan–Yorke dimension is larger" in note for note in section.notes)
+    assert any("Kaplan–Yorke dimension" in note and "larger k" in note for note in section.notes)
     assert dict(section.tables[0].rows)["Kaplan–Yorke dimension"] == "unknown"

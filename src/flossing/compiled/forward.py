@@ -65,22 +65,6 @@ class Frames(NamedTuple):
     ends: Any
 
 
-class Progress(NamedTuple):
-    """How far a scan has come.
-
-    Attributes:
-        boundaries: boundaries done.
-        interval: steps to the next boundary.
-        shortened: how many intervals had to be shorter than asked for.
-        finite: whether all tangent vectors were.
-    """
-
-    boundaries: int
-    interval: int
-    shortened: int
-    finite: bool
-
-
 _next_interval = inlined(next_interval)
 
 
@@ -105,8 +89,11 @@ def _scan(
         used: work space, one number per thread.
 
     Returns:
-        The progress made.
+        The number of boundaries done, the steps planned to the next one, how many intervals had to
+        be shorter than asked for, and whether all tangent vectors were finite.
     """
+    # A plain tuple: Numba makes a named one by calling its class, in which a signal handler may run
+    # and raise, and goes on with the null pointer that comes back.
     interval, shortened, step, boundary = pace.interval, pace.shortened, 0, 0
     spread, magnitude = pace.limits
     _, trajectories, vectors = frames.diagonals.shape
@@ -142,7 +129,7 @@ def _scan(
                 # False for NaN; a shorter interval may avoid an overflow.
                 accepted = worst <= 1.0 or taken == 1
             if np.isnan(worst):
-                return Progress(boundary, interval, shortened, False)
+                return boundary, interval, shortened, False
             if pace.adaptive:
                 interval = _next_interval(taken, worst)
             elif taken < planned and worst <= 1.0:
@@ -150,7 +137,7 @@ def _scan(
             step += taken
             frames.ends[boundary] = step
             boundary += 1
-    return Progress(boundary, interval, shortened, True)
+    return boundary, interval, shortened, True
 
 
 scan_forward, scan_forward_parallel = serial_and_parallel(_scan)

@@ -22,7 +22,7 @@ from flossing.compiled.compiler import (
     padded,
     threads_for,
 )
-from flossing.compiled.forward import Frames, Progress, scan_forward, scan_forward_parallel
+from flossing.compiled.forward import Frames, scan_forward, scan_forward_parallel
 from flossing.compiled.orthonormal import Space, row_length
 from flossing.compiled.tangents import Dense, Gated
 from flossing.errors import NonFiniteError
@@ -102,26 +102,23 @@ def forward(
         rows.numpy(), triangles.numpy(), diagonals.numpy(), np.zeros(steps, dtype=np.int64)
     )
     scan = scan_forward if threads == 1 else scan_forward_parallel
-    progress = Progress(
-        *in_threads(
-            threads,
-            scan,
-            _compiled_tangent(tangent, currents, batch, count, threads, backward=False),
-            filled,
-            size,
-            np.array(stops),
-            pace,
-            Space.of(count, size, dtype, threads),
-            np.zeros(threads),
-        )
+    boundaries, interval, shortened, finite = in_threads(
+        threads,
+        scan,
+        _compiled_tangent(tangent, currents, batch, count, threads, backward=False),
+        filled,
+        size,
+        np.array(stops),
+        pace,
+        Space.of(count, size, dtype, threads),
+        np.zeros(threads),
     )
-    if not progress.finite:
+    if not finite:
         raise NonFiniteError(NOT_FINITE)
-    boundaries = progress.boundaries
     return CompiledForward(
         log_growth=diagonals[:boundaries].log(),
         stop_frames=[frames(rows[stop], batch, size).mT.clone().mT for stop in stops],
-        pace=pace._replace(interval=progress.interval, shortened=progress.shortened),
+        pace=pace._replace(interval=interval, shortened=shortened),
         kept=Kept(
             ends=filled.ends[:boundaries].tolist(),
             rows=rows,

@@ -15,6 +15,7 @@ from flossing.batches import Batches, batch_source, inputs_and_options, sample_w
 from flossing.errors import InvalidOptionError, SkippedStepWarning
 from flossing.loss import layer_spectra, squared_deviations
 from flossing.support.checks import require_integer
+from flossing.support.warning_filters import recorded_warnings
 from flossing.systems.recurrence import System
 
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
@@ -274,8 +275,7 @@ def _each_warning_once(warned: set[type[Warning]]) -> Generator[None]:
 
     The same warning may come up at each of hundreds of steps.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         yield
     first = {each.category: each for each in reversed(caught) if each.category not in warned}
     warned.update(first)

@@ -19,6 +19,7 @@ from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarni
 from flossing.spectrum import lyapunov_spectrum
 from flossing.support.checks import require_integer
 from flossing.support.torch_typed import qr
+from flossing.support.warning_filters import ignored_warnings
 from flossing.systems.recurrence import System
 
 if TYPE_CHECKING:
@@ -170,9 +171,8 @@ def long_term_jacobian(
     lengths = _checked_horizons(horizons, line.steps - first)
     last = line.steps - lengths[-1]
     starts = _checked_origins(origins, state_transient + first, state_transient + last, generator)
-    with warnings.catch_warnings(), torch.no_grad():
-        # One warning about singular values and exponents together follows below.
-        warnings.simplefilter("ignore", LostRankWarning)
+    # One warning about singular values and exponents together follows below.
+    with ignored_warnings(LostRankWarning), torch.no_grad():
         spectrum = lyapunov_spectrum(
             system,
             inputs,

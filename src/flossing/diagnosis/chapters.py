@@ -18,6 +18,7 @@ from flossing.diagnosis.subject import SectionBuilder, Subject
 from flossing.errors import FlossingError, NumericalWarning
 from flossing.report.model import Fact, Report, Section
 from flossing.support.formatting import plural
+from flossing.support.warning_filters import recorded_warnings
 
 
 class Chapter(NamedTuple):
@@ -82,8 +83,7 @@ def analyse(
 
 
 def _with_warnings_as_notes(chapter: Chapter, subject: Subject) -> Section:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NumericalWarning)
+    with recorded_warnings(NumericalWarning) as caught:
         try:
             section = chapter.build(subject)
         except FlossingError as error:

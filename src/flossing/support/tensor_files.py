@@ -1,7 +1,6 @@
 """Files of tensors, read without running code that they contain."""
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flossing.errors import UnreadableFileError
+from flossing.support.warning_filters import ignored_warnings
 
 _REMEDY = (
     "where the model was made, save the weights alone, torch.save(model.state_dict(), "
@@ -57,9 +57,8 @@ def load_pytorch(path: Path) -> object:
     """
     require_file(path)
     try:
-        with warnings.catch_warnings():
-            # The warnings advise to load unsafely; where they matter, an error follows.
-            warnings.simplefilter("ignore")
+        # The warnings advise to load unsafely; where they matter, an error follows.
+        with ignored_warnings():
             return cast(Any, torch).load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise

@@ -5,7 +5,9 @@ Leaky integrate-and-fire units with membrane potentials V and spikes s, under in
     V' = a V + W s + U x - theta s,        s' = 1 if V' > theta else 0
 """
 
-# %% A spike: a step function forward, and backward the derivative of a fast sigmoid.
+# %% A spike: a step function forward, and backward the derivative of a fast sigmoid. This is not the
+# derivative of the step, as a warning would tell; here it is meant.
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ import flossing
 
 UNITS, FEATURES, THRESHOLD, SHARPNESS = 20, 3, 1.0, 2.0
 torch.manual_seed(0)
+warnings.simplefilter("ignore", flossing.DerivativeMismatchWarning)
 
 
 class Spike(torch.autograd.Function):

@@ -5,8 +5,8 @@ Leaky integrate-and-fire units with membrane potentials V and spikes s, under in
     V' = a V + W s + U x - theta s,        s' = 1 if V' > theta else 0
 """
 
-# %% A spike: a step function forward, and backward the derivative of a fast sigmoid. This is not the
-# derivative of the step, as a warning would tell; here it is meant.
+# %% A spike: a step function forward, and backward the derivative of a fast sigmoid. That this is
+# not the derivative of the step, a warning would say; here it is meant.
 import warnings
 from typing import Any, NamedTuple
 

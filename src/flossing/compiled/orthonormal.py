@@ -16,7 +16,7 @@ import numpy as np
 from numba.core import types
 
 from flossing.compiled.compiler import TILE, inlined, linked, padded
-from flossing.compiled.gram_schmidt import PASSES, REPEAT_ABOVE, dot, gram_schmidt, scale_row
+from flossing.compiled.gram_schmidt import PASSES, REPEAT_ABOVE, dot, gram_schmidt
 from flossing.compiled.products import FULL, LOWER, multiply, transpose
 from flossing.compiled.tile import pointer_to
 
@@ -308,8 +308,10 @@ def _orthonormalise_at(
         # Nothing but zeros is left as it is: no length exceeds `shortest`, so all are replaced.
         if largest > 0:
             scale = largest
+            # Divided, for the inverse of a subnormal number overflows.
             for row in range(count):
-                scale_row(frame, row, 1 / scale, size)
+                for column in range(size):
+                    frame[row, column] /= scale
             longest = _longest(frame, size)
     rounding = _RANK_ROUNDINGS * np.sqrt(size) * np.finfo(frame.dtype).eps
     for start in range(0, count, _BLOCK):

@@ -27,6 +27,7 @@ from flossing.compiled.orthonormal import Space, row_length
 from flossing.compiled.tangents import Dense, Gated
 from flossing.errors import NonFiniteError
 from flossing.scan.boundaries import Pace
+from flossing.scan.factor import columns_without_gradient
 from flossing.scan.pytorch import NOT_FINITE
 from flossing.support.torch_typed import unflatten
 
@@ -222,9 +223,15 @@ def _backward(
     covectors = cotangent.new_zeros(batch * count, long)
     covectors[:, :size] = cotangent.mT.reshape(batch * count, size)
     # log R_ii = −∞ of a lost vector has no gradient, whatever weight it was given.
-    weights = torch.where(done.diagonals == 0, 0.0, weights).contiguous()
+    missing = columns_without_gradient(done.diagonals.log())
+    weights = torch.where(missing, 0.0, weights).contiguous()
+    triangles, diagonals = done.triangles, done.diagonals.masked_fill(missing, 0.0)
+    if bool(missing.any()):
+        # A row of Rᵀ is a column of R; that of a lost vector is one of the identity.
+        identity = torch.eye(*triangles.shape[-2:], dtype=triangles.dtype)
+        triangles = torch.where(missing.unsqueeze(-1), identity, triangles)
     kept = Frames(
-        done.rows.numpy(), done.triangles.numpy(), done.diagonals.numpy(), np.array(done.ends)
+        done.rows.numpy(), triangles.contiguous().numpy(), diagonals.numpy(), np.array(done.ends)
     )
     in_threads(
         threads,

@@ -6,18 +6,24 @@ docs/mathematics.md, QR and its gauge. Signs are settled only where a frame is h
 """
 
 import math
+import warnings
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flossing.errors import LostRankWarning
 from flossing.scan.boundaries import Limits
 from flossing.support.torch_typed import numbers, qr, vector_norm
 
 # Householder QR commits an error of a few eps times the square root of the number of rows it sums
 # over, relative to the largest entry of R. A diagonal entry below that is rounding, not growth.
 _RANK_TOLERANCE = 4.0
+
+# The adjoint is divided by R_ii. From this multiple of the smallest normal number on, the inverse
+# of R_ii is a thousandth of the largest number or less, which leaves room for a gradient.
+_GRADIENT_ROOM = 2.0**10
 
 
 class Factored(NamedTuple):
@@ -69,6 +75,32 @@ def factor(vectors: Float[Tensor, "B n k"], limits: Limits) -> Factored:
         diagonal.masked_fill(dependent, 0.0),
         used,
     )
+
+
+def columns_without_gradient(log_growth: Float[Tensor, "M B k"]) -> Bool[Tensor, "M B k"]:
+    """Return where ∂ log R_ii cannot be formed: rank was lost, or R_ii is too close to zero.
+
+    Warns:
+        LostRankWarning: some R_ii is not zero, but its inverse times a gradient would overflow.
+    """
+    dtype = log_growth.dtype
+    least = math.log(torch.finfo(dtype).tiny * _GRADIENT_ROOM)
+    missing = log_growth < least
+    unresolved = missing & log_growth.isfinite()
+    if bool(unresolved.any()):
+        concerned = unresolved.flatten(0, -2).any(dim=0)
+        named = ", ".join(str(index + 1) for index, each in enumerate(concerned) if each)
+        least_growth = float(log_growth[unresolved].amin())
+        warnings.warn(
+            f"the gradient of exponent {named} of {log_growth.shape[-1]} is left out, as if rank "
+            f"were lost: its vector shrinks by a factor of e^{least_growth:.0f} between two "
+            f"boundaries, whose inverse {dtype} cannot hold. Units are far in saturation: use "
+            "smaller inputs or weights, a smaller k"
+            + ("" if dtype == torch.float64 else ", or dtype=torch.float64"),
+            LostRankWarning,
+            stacklevel=2,
+        )
+    return missing
 
 
 def with_positive_diagonals(

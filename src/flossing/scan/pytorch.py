@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flossing.errors import NonFiniteError
 from flossing.scan.boundaries import Limits, Pace
-from flossing.scan.factor import Factored, factor, with_positive_diagonals
+from flossing.scan.factor import Factored, columns_without_gradient, factor, with_positive_diagonals
 from flossing.support.torch_typed import solve_triangular
 
 NOT_FINITE = (
@@ -163,8 +163,11 @@ def scan_backward(
     if frames is None or triangular is None:
         raise ValueError("the backward scan needs a forward scan with keep_frames=True")
     adjoint = torch.empty_like(frames[:-1])
-    dependent = torch.isneginf(forward.log_growth)
+    dependent = columns_without_gradient(forward.log_growth)
     lost_rank = bool(dependent.any())
+    if lost_rank:
+        identity = torch.eye(triangular.shape[-1], dtype=frames.dtype, device=frames.device)
+        triangular = torch.where(dependent.unsqueeze(-2), identity, triangular)
     upper = torch.ones_like(triangular[0, 0]).triu()
     # An exponent of −inf is a constant: whatever weight the loss gives it, be it infinite or NaN,
     # must not enter a sum.

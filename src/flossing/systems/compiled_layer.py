@@ -20,7 +20,7 @@ from flossing.compiled.layer_interface import (
     run_layer_back,
 )
 from flossing.support.once import differentiable_once
-from flossing.systems.gates import Kind, LayerWeights
+from flossing.systems.gates import RELU, Kind, LayerWeights
 from flossing.systems.tangent import GatedTangent, Gates
 
 # What `linearised_layer` takes as `window` for the options "full" and "detach".
@@ -89,6 +89,10 @@ class _Layer(torch.autograd.Function):
         # together with the states it saves that pass a product with W_hh at every step.
         ctx.save_for_backward(*given, *outputs)
         ctx.kind, ctx.start, ctx.window = kind, start, window
+        if kind is RELU:
+            # Slopes of 0 and 1, constants. Parameters that enter nothing else have no gradient, and
+            # not one of zero, with which an optimizer would apply its weight decay to them.
+            ctx.mark_non_differentiable(outputs.coefficients)
         return outputs[:3]
 
     @staticmethod

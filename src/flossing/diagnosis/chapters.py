@@ -77,7 +77,11 @@ def analyse(
     return Report(
         title=f"Lyapunov analysis of {subject.name}",
         facts=_facts(subject),
-        summary=(spectrum.outcome_in_words(subject), advice.advice_in_words(subject)),
+        summary=(
+            spectrum.outcome_in_words(subject),
+            advice.advice_in_words(subject),
+            *subject.conditions,
+        ),
         sections=tuple(sections),
     )
 

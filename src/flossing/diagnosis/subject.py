@@ -21,6 +21,7 @@ from flossing.errors import InvalidInputError
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.report.model import Section
 from flossing.spectrum import lyapunov_spectrum
+from flossing.support.formatting import plural
 from flossing.systems.recurrence import driven_map
 
 MOST_EXPONENTS = 256
@@ -116,6 +117,26 @@ class Subject:
             "dtype": self.dtype,
             "state_transient": self.state_transient,
         }
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What was measured, in a sentence, and a caution where the sequences are too short.
+
+        Exponents depend on the inputs, and a file in another order of axes is read without an
+        error: 8 sequences of 60 steps look like 60 sequences of 8.
+        """
+        steps, sequences, features = self.inputs.shape
+        measured = (
+            f"Measured on {self.source}: {plural(sequences, 'sequence')} of {plural(steps, 'step')}"
+            f" with {plural(features, 'feature')}, for a horizon of {plural(self.horizon, 'step')}."
+        )
+        if steps >= self.horizon:
+            return (measured,)
+        return measured, (
+            f"Caution: the sequences are shorter than the horizon, so what is said of it is "
+            f"extrapolated. If these are {plural(steps, 'sequence')} of {plural(sequences, 'step')}"
+            ", the file has the other order of axes: see --layout."
+        )
 
     def excerpt(self, *, steps: int, trajectories: int, double: bool = False) -> Excerpt:
         """Return at most so many steps after the state transient, of so many trajectories.

@@ -36,7 +36,10 @@ from flossing.loss import flossing_loss
 from flossing.measurement.backends import compile_ahead
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import log_growth_rates, lyapunov_spectrum
+from flossing.support.environment import installed_version
 from flossing.watch import Watcher, watch
+
+__version__ = installed_version()
 
 __all__ = [
     "ClosedLoop",
@@ -70,6 +73,7 @@ __all__ = [
     "UnsupportedSystemError",
     "Watcher",
     "WeightSpectrum",
+    "__version__",
     "closed_loop",
     "compile_ahead",
     "convergence",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flossing.errors import InvalidInputError, NumericalWarning
 from flossing.measurement.statistics import standard_errors
+from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE
 from flossing.support.pytree import flatten, same_structure
 
 if TYPE_CHECKING:
@@ -169,21 +170,15 @@ class LyapunovSpectrum:
 
         j is the largest number of exponents whose sum is not negative (Kaplan & Yorke 1979). It
         is the state size if the sum of all n exponents is not negative, and NaN, with a
-        `NumericalWarning`, if too few exponents were computed to tell.
+        `NumericalWarning`, if too few exponents were computed to tell. An exponent that is zero
+        within two standard errors, or within rounding, counts as zero: of a limit cycle or a
+        rotation, its sign would be an accident, and the dimension with it.
         """
-        exponents = self.exponents.detach()
-        # D = j + (λ_1 + … + λ_j) / |λ_{j+1}| with j = `whole`, the number of leading sums that are
-        # not negative: the product of zeros and ones turns zero at the first that is.
-        sums = exponents.cumsum(dim=-1)
-        whole = (sums >= 0).to(torch.long).cumprod(dim=-1).sum(dim=-1, keepdim=True)
-        count = exponents.shape[-1]
-        # The clamps only keep the indices inside: j = k is settled by `beyond`, j = 0 has no sum.
-        inside = whole.clamp(max=count - 1)
-        last_sum = torch.where(whole > 0, sums.gather(-1, (whole - 1).clamp(min=0)), 0.0)
-        fraction = last_sum / exponents.gather(-1, inside).abs()
-        size = self.final_frame.shape[-2]
+        exponents = self._exponents_or_zero
+        whole, last_sum, next_exponent = self._kaplan_yorke_terms
+        count, size = exponents.shape[-1], self.final_frame.shape[-2]
         beyond = float(size) if count == size else torch.nan
-        dimension = torch.where(whole < count, whole + fraction, beyond).squeeze(-1)
+        dimension = torch.where(whole < count, whole + last_sum / next_exponent.abs(), beyond)
         if bool(dimension.isnan().any()):
             warnings.warn(
                 f"the first {count} of {size} exponents sum to more than zero, so they do not "
@@ -191,17 +186,46 @@ class LyapunovSpectrum:
                 NumericalWarning,
                 stacklevel=2,
             )
-        return dimension
+        return dimension.squeeze(-1)
+
+    @property
+    def kaplan_yorke_dimension_error(self) -> Float[Tensor, "B"]:
+        r"""Standard error of the Kaplan–Yorke dimension of each trajectory (B,).
+
+        By the delta method, from the autocorrelation of the growth that enters it, so that the
+        correlation of exponents counts. Zero where the dimension is a whole number because
+        exponents are zero or none is positive; NaN where the dimension is, and infinite where the
+        errors of exponents are unknown.
+        """
+        exponents = self._exponents_or_zero
+        whole, last_sum, next_exponent = self._kaplan_yorke_terms
+        count = exponents.shape[-1]
+        # With D = j + S / |λ_{j+1}|, S = λ_1 + … + λ_j and λ_{j+1} < 0,
+        #     dD = dS / |λ_{j+1}| + S dλ_{j+1} / λ_{j+1}²,
+        # a weighted sum of exponents, so the error is that of the same sum of their growth.
+        place = torch.arange(count, device=exponents.device).expand_as(exponents)
+        weights = torch.where(
+            place < whole,
+            next_exponent.abs().reciprocal(),
+            torch.where(place == whole, last_sum / next_exponent.square(), 0.0),
+        )
+        known = (whole < count) & next_exponent.isfinite() & (exponents != 0)
+        # What counts as zero is taken as exact; so are dimensions that end at −inf.
+        weights = torch.where(known | (place == whole), weights, 0.0).nan_to_num(posinf=0.0)
+        error = self._error_of_sum(weights)
+        too_few = (whole == count) & (count < self.final_frame.shape[-2])
+        return torch.where(too_few.squeeze(-1), torch.nan, error)
 
     @property
     def entropy_rate(self) -> Float[Tensor, "B"]:
         """Sum of the positive exponents of each trajectory (B,), in nats per unit time.
 
         By Pesin's formula the Kolmogorov–Sinai entropy rate of a system with a smooth invariant
-        measure, and an upper bound otherwise (Ruelle's inequality). A `NumericalWarning` is issued
-        if the last exponent computed is still positive, so that the sum is incomplete.
+        measure, and an upper bound otherwise (Ruelle's inequality). An exponent that is zero within
+        two standard errors, or within rounding, is not positive. A `NumericalWarning` is issued if
+        the last exponent computed is still positive, so that the sum is incomplete.
         """
-        exponents = self.exponents.detach()
+        exponents = self._exponents_or_zero
         count, size = exponents.shape[-1], self.final_frame.shape[-2]
         if count < size and bool((exponents[:, -1] > 0).any()):
             warnings.warn(
@@ -211,6 +235,41 @@ class LyapunovSpectrum:
                 stacklevel=2,
             )
         return exponents.clamp(min=0).sum(dim=-1)
+
+    @property
+    def entropy_rate_error(self) -> Float[Tensor, "B"]:
+        """Standard error of the entropy rate of each trajectory (B,), in nats per unit time."""
+        return self._error_of_sum((self._exponents_or_zero > 0).to(self.exponents.dtype))
+
+    @property
+    def _exponents_or_zero(self) -> Float[Tensor, "B k"]:
+        exponents, error = self.exponents.detach(), self.standard_error
+        # Per step a factorisation keeps the default tolerance at least, whatever the interval.
+        rounding = DEFAULT_ROUNDING_TOLERANCE[exponents.dtype] / self.dt
+        uncertainty = rounding + torch.where(error.isfinite(), 2 * error, 0.0)
+        return torch.where(exponents.abs() <= uncertainty, 0.0, exponents)
+
+    @property
+    def _kaplan_yorke_terms(
+        self,
+    ) -> tuple[Int[Tensor, "B 1"], Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
+        """j, the sum of the first j exponents, and the exponent after them."""
+        exponents = self._exponents_or_zero
+        sums = exponents.cumsum(dim=-1)
+        # The number of leading sums that are not negative: the product of zeros and ones turns
+        # zero at the first that is.
+        whole = (sums >= 0).to(torch.long).cumprod(dim=-1).sum(dim=-1, keepdim=True)
+        # The clamps only keep the indices inside: j = k has no next exponent, j = 0 no sum.
+        last_sum = torch.where(whole > 0, sums.gather(-1, (whole - 1).clamp(min=0)), 0.0)
+        return whole, last_sum, exponents.gather(-1, whole.clamp(max=exponents.shape[-1] - 1))
+
+    def _error_of_sum(self, weights: Float[Tensor, "B k"]) -> Float[Tensor, "B"]:
+        """Return the standard error of Σ weights · exponents, of correlated exponents."""
+        growth = self.local.detach() * self.interval_steps.unsqueeze(-1)
+        # A weight of zero leaves out growth of −inf as well.
+        summed = torch.where(weights == 0, 0.0, weights * growth).sum(dim=-1, keepdim=True)
+        error = standard_errors(summed, self.interval_steps).squeeze(-1)
+        return torch.where((weights == 0).all(dim=-1), 0.0, error)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the exponents against their index, with error bars; see `plot_spectrum`."""

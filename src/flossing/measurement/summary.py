@@ -67,7 +67,8 @@ def _warn_of_degradation(outcome: Run, lost_rank: Tensor) -> None:
         warnings.warn(
             f"the frame lost rank: up to {worst} of {lost_rank.shape[-1]} exponents are −inf, "
             "because the Jacobians are singular, or too close to it for "
-            f"{outcome.log_growth.dtype}; choose a smaller k, or compute with dtype=torch.float64",
+            f"{outcome.log_growth.dtype}; choose a smaller k"
+            + ("" if outcome.log_growth.dtype == torch.float64 else ", or dtype=torch.float64"),
             LostRankWarning,
             stacklevel=5,
         )

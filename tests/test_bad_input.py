@@ -44,10 +44,10 @@ class OwnForward(nn.RNN):
         return inputs
 
 
-def old_style_weight_norm():
+def hooked():
     module = rnn()
-    with pytest.warns(FutureWarning):
-        return nn.utils.weight_norm(module, "weight_hh_l0")
+    module.register_forward_pre_hook(lambda module, _: module.weight_hh_l0.data.mul_(0.5))
+    return module
 
 
 def random_cell(x_t, state):
@@ -62,7 +62,7 @@ SYSTEMS = [
     (lambda: rnn(bidirectional=True), INPUTS, None, "bidirectional.*no single forward map"),
     (lambda: rnn(num_layers=2, dropout=0.5), INPUTS, None, "dropout=0.5.*train mode.*eval"),
     (lambda: OwnForward(3, 4), INPUTS, None, "replaces the forward.*callable"),
-    (old_style_weight_norm, INPUTS, None, "parametrizations instead"),
+    (hooked, INPUTS, None, "forward pre-hook.*remove the hook.*parametrize.*callable"),
     (lambda: "rnn", INPUTS, None, "recurrent module, a cell, or a callable.*not a str"),
     (Model, INPUTS, torch.zeros(2, 4), "pass the recurrent module itself"),
     (lambda: random_cell, INPUTS, torch.zeros(2, 3), "random or couples the rows.*eval"),

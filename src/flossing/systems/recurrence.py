@@ -235,11 +235,13 @@ def check_dtype_option(dtype: torch.dtype | None) -> None:
 def _own_dtype(system: System, inputs: Any, state: Any) -> torch.dtype:
     """Return the floating point type in which the system works by itself."""
     leaves, _ = flatten(state)
-    # A stock module's is that of its parameters. For other systems the state comes first: a step
+    # A stock module's is that of its weights. For other systems the state comes first: a step
     # returns a state of the state's own dtype, whatever its parameters are.
     if is_stock(system) or not leaves:
-        parameters = system.parameters() if isinstance(system, nn.Module) else iter(())
-        leaves = [p for p in parameters if p.is_floating_point()] or leaves
+        module = system if isinstance(system, nn.Module) else nn.Module()
+        # A stock module may have its weights as buffers, as a reservoir that is not trained.
+        weights = [*module.parameters(), *(module.buffers() if is_stock(system) else ())]
+        leaves = [weight for weight in weights if weight.is_floating_point()] or leaves
     if leaves:
         return leaves[0].dtype
     data = inputs.data if isinstance(inputs, PackedSequence) else inputs

@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from flossing.errors import InvalidOptionError, InvalidStateError, UnsupportedSystemError
 from flossing.support.pytree import describe
@@ -20,6 +19,7 @@ from flossing.support.torch_typed import split, unflatten
 from flossing.systems.cell_tangent import CellTangent
 from flossing.systems.compiled_layer import linearised_layer
 from flossing.systems.gates import GRU, LSTM, RELU, TANH, Kind, LayerWeights
+from flossing.systems.stock_weights import layer_weights, unknown_pre_hooks
 from flossing.systems.tangent import GatedTangent, Gates, StackedTangent, TangentMap
 
 StockLayer = nn.RNN | nn.GRU | nn.LSTM
@@ -285,10 +285,7 @@ def stock_recurrence(
         InvalidOptionError: there is no such layer.
     """
     _require_single_map(system)
-    if isinstance(system, nn.RNNBase):
-        names = [f"_l{index}" for index in range(system.num_layers)]
-    else:
-        names = [""]
+    names = _suffixes(system)
     if layer is not None and not 0 <= layer < len(names):
         raise InvalidOptionError(
             f"layer must be from 0 to {len(names) - 1} for this {type(system).__name__} of "
@@ -296,7 +293,7 @@ def stock_recurrence(
         )
     return StockRecurrence(
         kind=_kind(system),
-        layers=tuple(_layer_weights(system, name, dtype) for name in names),
+        layers=layer_weights(system, names, dtype),
         selected=layer,
         stacked_states=isinstance(system, nn.RNNBase),
     )
@@ -305,11 +302,14 @@ def stock_recurrence(
 def is_stock(system: object) -> bool:
     """Whether a system is one of PyTorch's own recurrent modules.
 
-    A cell that overrides `forward` is not: it runs like any other callable. A layer that does is,
-    and is refused later: it takes a whole sequence, so it is not one step of a map either.
+    A cell that overrides `forward` is not, nor one with hooks that may change its state: it runs
+    like any other callable. A layer that does is, and is refused later: it takes a whole sequence,
+    so it is not one step of a map either.
     """
     if isinstance(system, nn.RNNCell | nn.GRUCell | nn.LSTMCell):
-        return _has_stock_forward(system)
+        after = cast(Any, system)._forward_hooks
+        hooked = after or unknown_pre_hooks(system, _suffixes(system))
+        return _has_stock_forward(system) and not hooked
     return isinstance(system, nn.RNN | nn.GRU | nn.LSTM)
 
 
@@ -339,6 +339,20 @@ def _require_single_map(system: StockLayer | StockCell) -> None:
             f"this {name} has dropout={system.dropout} between its layers and is in train mode: "
             "every step is a different random map; call .eval() on it first"
         )
+    # Hooks after the forward act on a whole sequence that has been computed: the map is the same.
+    if hooks := unknown_pre_hooks(system, _suffixes(system)):
+        raise UnsupportedSystemError(
+            f"this {name} has a forward pre-hook, {hooks[0]!r}, which may change its weights or "
+            "inputs before every call, and is not run here: remove the hook; to constrain weights, "
+            "use torch.nn.utils.parametrize; or pass the step as a callable (x_t, state) -> state"
+        )
+
+
+def _suffixes(system: StockLayer | StockCell) -> list[str]:
+    """Return what the names of each layer's weights end with."""
+    if isinstance(system, nn.RNNBase):
+        return [f"_l{index}" for index in range(system.num_layers)]
+    return [""]
 
 
 def _kind(system: StockLayer | StockCell) -> Kind:
@@ -348,28 +362,3 @@ def _kind(system: StockLayer | StockCell) -> Kind:
         return GRU
     nonlinearity = cast(str, system.nonlinearity)  # pyright: ignore[reportUnknownMemberType]
     return RELU if nonlinearity == "relu" else TANH
-
-
-def _layer_weights(system: StockLayer | StockCell, suffix: str, dtype: torch.dtype) -> LayerWeights:
-    names = [name + suffix for name in LayerWeights._fields]
-    parameters = dict(system.named_parameters(recurse=False))
-    # Not every module has every attribute: a cell has no weight_hr, some no biases. In another
-    # dtype the weights are converted differentiably, so gradients reach the module's parameters.
-    weights = [
-        (parameters[name] if name in parameters else _computed_weight(system, name)).to(dtype)
-        if getattr(system, name, None) is not None
-        else None
-        for name in names
-    ]
-    return LayerWeights(*cast(list[Any], weights))
-
-
-def _computed_weight(system: nn.Module, name: str) -> Tensor:
-    # A parametrization computes the weight whenever the attribute is read, as here.
-    if not parametrize.is_parametrized(system, name):
-        raise UnsupportedSystemError(
-            f"{name} of this {type(system).__name__} is not a parameter: a hook that recomputes it "
-            "before each forward would be missed; use torch.nn.utils.parametrizations instead of "
-            "the older weight_norm and spectral_norm"
-        )
-    return cast(Tensor, getattr(system, name))

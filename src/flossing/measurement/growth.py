@@ -4,6 +4,7 @@ The Jacobians of the trajectory enter through all products U_t = J_t V_{t-1} at 
 differentiably with the frames V_{t-1} held constant. One autograd function takes U to log R_ii; its
 backward pass is the adjoint scan, whose Ā_t = ∂L/∂U_t it returns as the gradient of U. Autograd
 does everything else: ∂L/∂J_t = Ā_t V_{t-1}ᵀ, and through J_t the parameters, inputs and states.
+See docs/mathematics.md, The adjoint scan and Gradients of gated maps.
 """
 
 from collections.abc import Callable

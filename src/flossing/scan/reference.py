@@ -1,7 +1,8 @@
 """The slow, obvious reference: explicit Jacobians, and autograd through `torch.linalg.qr`.
 
 The fast scans are compared with it, in tests and benchmarks. It has no safeguards: frames that lose
-rank give gradients that are not finite, and the interval is not adapted to the precision.
+rank give gradients that are not finite, and the interval is not adapted to the precision. See
+docs/mathematics.md, QR and its gauge.
 """
 
 from collections.abc import Callable

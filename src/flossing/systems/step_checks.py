@@ -3,7 +3,8 @@
 The tangent maps of such a step (see `flossing.systems.cell_tangent`) evaluate it on the states of
 many steps in one batch, and take J v from the derivative of its backward pass. Both give numbers
 that look right for a step whose rows feel one another, or whose backward pass has no derivative of
-its own. So each is compared with something that cannot have the same flaw.
+its own. So each is compared with something that cannot have the same flaw. See
+docs/mathematics.md, Tangent maps of the layers.
 """
 
 import warnings

@@ -2,7 +2,8 @@
 
 The flat state of a stack is layer after layer, each h, or for an LSTM h followed by c: for two LSTM
 layers (h^0, c^0, h^1, c^1). PyTorch's own layout is by kind of state first, h [layers, B, N] and
-c [layers, B, N]; `pack` and `unpack` convert.
+c [layers, B, N]; `pack` and `unpack` convert. See docs/mathematics.md, Tangent
+maps of the layers.
 """
 
 from collections.abc import Sequence

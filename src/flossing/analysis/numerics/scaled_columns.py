@@ -4,7 +4,7 @@ A column is c = m · exp(a): a mantissa vector m whose largest entry is 1 in mod
 exponent a, a sum of logarithms. A Jacobian acts on the mantissa alone, J c = (J m) · exp(a), and
 what J m has grown by is moved into the exponent. Each column has its own exponent: with a common
 one, a column e^-2000 times as long as another would be zero, and missing should it outgrow the
-other later.
+other later. See docs/mathematics.md, Graded products.
 """
 
 from typing import NamedTuple

@@ -20,7 +20,7 @@ from flossing.support.torch_typed import split, unflatten
 from flossing.systems.cell_tangent import CellTangent
 from flossing.systems.compiled_layer import linearised_layer
 from flossing.systems.gates import GRU, LSTM, RELU, TANH, Kind, LayerWeights
-from flossing.systems.stock_weights import layer_weights, unknown_pre_hooks
+from flossing.systems.stock_weights import has_forward_hooks, layer_weights, unknown_pre_hooks
 from flossing.systems.tangent import GatedTangent, Gates, StackedTangent, TangentMap
 
 StockLayer = nn.RNN | nn.GRU | nn.LSTM
@@ -308,8 +308,7 @@ def is_stock(system: object) -> bool:
     so it is not one step of a map either.
     """
     if isinstance(system, nn.RNNCell | nn.GRUCell | nn.LSTMCell):
-        after = cast(Any, system)._forward_hooks
-        hooked = after or unknown_pre_hooks(system, _suffixes(system))
+        hooked = has_forward_hooks(system) or unknown_pre_hooks(system, _suffixes(system))
         return _has_stock_forward(system) and not hooked
     return isinstance(system, nn.RNN | nn.GRU | nn.LSTM)
 

@@ -16,6 +16,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from flossing.errors import UnsupportedSystemError
 from flossing.systems.gates import LayerWeights
 
 WeightHook = BasePruningMethod | WeightNorm | SpectralNorm
@@ -30,7 +31,34 @@ def layer_weights(
         system: a recurrent layer or cell of PyTorch.
         suffixes: what the names of each layer's weights end with.
         dtype: the weights are converted to it, so that gradients reach those of the module.
+
+    Raises:
+        UnsupportedSystemError: the weights are random.
     """
+    if not (_pre_hooks(system) or parametrize.is_parametrized(system)):
+        return _layers(system, suffixes, dtype)
+    cuda = sorted({each.device for each in system.parameters() if each.is_cuda}, key=str)
+    before = _random_states(cuda)
+    layers = _layers(system, suffixes, dtype)
+    if all(map(torch.equal, before, _random_states(cuda))):
+        return layers
+    torch.set_rng_state(before[0])
+    for device, state in zip(cuda, before[1:], strict=True):
+        torch.cuda.set_rng_state(state, device)
+    raise UnsupportedSystemError(
+        f"the weights of this {type(system).__name__} are drawn at random whenever they are "
+        "computed, so every step is a different map: call .eval() on it first, or remove the "
+        "random parametrization"
+    )
+
+
+def _random_states(cuda: Sequence[torch.device]) -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda)]
+
+
+def _layers(
+    system: nn.Module, suffixes: Sequence[str], dtype: torch.dtype
+) -> tuple[LayerWeights, ...]:
     hooks = {_hooked_weight(hook): hook for hook in _pre_hooks(system)}
     layers: list[LayerWeights] = []
     for suffix in suffixes:
@@ -49,7 +77,17 @@ def unknown_pre_hooks(system: nn.Module, suffixes: Sequence[str]) -> list[Any]:
     names = {field + suffix for suffix in suffixes for field in LayerWeights._fields}
     # A hook that recomputes what another one starts from, as for pruned `weight_hh_l0_v` of
     # weight_norm, acts a call later or not, depending on their order: not known either.
-    return [hook for hook in _pre_hooks(system) if _hooked_weight(hook) not in names]
+    own = [hook for hook in _pre_hooks(system) if _hooked_weight(hook) not in names]
+    return [*own, *_global_hooks("_global_forward_pre_hooks")]
+
+
+def has_forward_hooks(system: nn.Module) -> bool:
+    """Whether a hook may change what the module returns."""
+    return bool(cast(Any, system)._forward_hooks or _global_hooks("_global_forward_hooks"))
+
+
+def _global_hooks(name: str) -> list[Any]:
+    return list(vars(torch.nn.modules.module)[name].values())
 
 
 def _pre_hooks(system: nn.Module) -> list[Any]:

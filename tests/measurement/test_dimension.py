@@ -102,5 +102,14 @@ def test_advice_about_precision_follows_the_precision():
     assert "dtype=" not in str(double[0].message)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_advice_about_an_interval_follows_the_precision(dtype):
+    jacobians = torch.diag(torch.tensor([1.0, 1e-3], dtype=dtype)).expand(60, 1, 2, 2)
+    with pytest.warns(flossing.IntervalWarning, match="smaller interval") as caught:
+        flossing.log_growth_rates(jacobians, reorthonormalize=30)
+    told = [each for each in caught if each.category is flossing.IntervalWarning]
+    assert ("dtype=torch.float64" in str(told[0].message)) is (dtype == torch.float32)
+
+
 def test_the_version_is_told():
     assert flossing.__version__

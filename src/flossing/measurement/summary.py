@@ -76,7 +76,8 @@ def _warn_of_degradation(outcome: Run, lost_rank: Tensor) -> None:
         warnings.warn(
             f"the reorthonormalization interval is too long for {outcome.log_growth.dtype}: it was "
             f"shortened {outcome.shortened} times, where the frame would have lost more than half "
-            "of its digits; use reorthonormalize='auto', a smaller interval or dtype=torch.float64",
+            "of its digits; use reorthonormalize='auto' or a smaller interval"
+            + ("" if outcome.log_growth.dtype == torch.float64 else ", or dtype=torch.float64"),
             IntervalWarning,
             stacklevel=5,
         )

@@ -112,7 +112,8 @@ def _facts(subject: Subject) -> tuple[Fact, ...]:
     return (
         Fact("Network", subject.network.summary),
         Fact("Parameter prefix", subject.network.prefix or "none"),
-        *(Fact("Assumption", each) for each in subject.network.assumptions),
+        *_facts_if("Assumption", subject.network.assumptions),
+        *_facts_if("Weights", subject.network.rebuilt),
         *(() if subject.layer is None else (Fact("Layer", subject.layer),)),
         Fact("Inputs", subject.source),
         Fact("Trajectories", f"{trajectories}, {plural(steps, 'step')} each"),
@@ -121,3 +122,8 @@ def _facts(subject: Subject) -> tuple[Fact, ...]:
         Fact("Precision", str(measured.exponents.dtype).removeprefix("torch.")),
         Fact("Horizon", plural(subject.horizon, "step")),
     )
+
+
+def _facts_if(name: str, sentences: tuple[str, ...]) -> tuple[Fact, ...]:
+    """Return one fact with all the sentences, since a fact is looked up by its name."""
+    return (Fact(name, "; ".join(sentences)),) if sentences else ()

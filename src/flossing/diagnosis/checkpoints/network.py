@@ -1,6 +1,6 @@
 """Loading of the recurrent network in a checkpoint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flossing.diagnosis.checkpoints.derived import Derived, with_derived_weights
 from flossing.diagnosis.checkpoints.description import Description
 from flossing.diagnosis.checkpoints.factory import build_by_factory, load_exactly
 from flossing.diagnosis.checkpoints.prefixes import matching_prefixes
@@ -27,12 +28,14 @@ class Network:
         prefix: Prefix of its parameter names in the checkpoint.
         summary: Its kind and sizes, as text.
         assumptions: Assumptions about what the checkpoint does not contain, as text.
+        rebuilt: How weights were made of the parts that the checkpoint contains, as text.
     """
 
     module: nn.Module
     prefix: str
     summary: str
     assumptions: tuple[str, ...] = ()
+    rebuilt: tuple[str, ...] = ()
 
     @property
     def input_size(self) -> int | None:
@@ -78,6 +81,7 @@ def load_network(path: Path, description: Description | None = None) -> Network:
     checkpoint. No code in the file is run. Input size, hidden size, number of layers, biases,
     projection and precision follow from the shapes of the tensors, and the kind of the layer from
     the number of rows of the recurrent weights per hidden unit: 1 (RNN), 3 (GRU) or 4 (LSTM).
+    Weights that are stored in parts, pruned or normalised, are rebuilt as in eval mode.
 
     Args:
         path: `.safetensors`, or a file saved by `torch.save`.
@@ -90,7 +94,7 @@ def load_network(path: Path, description: Description | None = None) -> Network:
     Raises:
         UnreadableFileError: The file is missing or damaged, or contains more than tensors.
         InvalidCheckpointError: It contains no recurrent layer, or several; the shapes contradict
-            one another; or weights are not finite.
+            one another; weights are not finite, or are computed in a way that is not known.
         InvalidOptionError: The description does not fit the checkpoint.
         UnsupportedSystemError: The layer is bidirectional.
         ImportError: safetensors is missing.
@@ -125,7 +129,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _stock_network(tensors: Mapping[str, Tensor], description: Description) -> Network:
-    weights = _chosen(recurrent_weights(tensors), tensors, description.prefix)
+    derived = with_derived_weights(tensors)
+    weights = _chosen(recurrent_weights(derived.tensors), tensors, description.prefix)
+    derived.require_known(weights.prefix, weights.tensors)
     sizes = weights.sizes
     if description.module not in (None, sizes.kind):
         raise InvalidOptionError(
@@ -143,7 +149,19 @@ def _stock_network(tensors: Mapping[str, Tensor], description: Description) -> N
     assumptions: tuple[str, ...] = ()
     if sizes.kind == "RNN" and description.nonlinearity is None:
         assumptions = ("the nonlinearity is tanh (not stored in a checkpoint)",)
-    return Network(module.eval(), weights.prefix, summary_of(sizes), assumptions)
+    return Network(
+        module.eval(),
+        weights.prefix,
+        summary_of(sizes),
+        assumptions,
+        tuple(_rebuilt(weights, derived)),
+    )
+
+
+def _rebuilt(weights: RecurrentWeights, derived: Derived) -> Iterator[str]:
+    for name in weights.tensors:
+        if how := derived.how.get(weights.prefix + name):
+            yield f"{name}: {how}"
 
 
 def _chosen(
@@ -167,12 +185,6 @@ def _chosen(
 
 
 def _no_recurrent_layer(tensors: Mapping[str, Tensor]) -> str:
-    if any("parametrizations.weight_hh" in name for name in tensors):
-        return (
-            "the recurrent weights are parametrised in a way that the checkpoint does not contain: "
-            "call torch.nn.utils.parametrize.remove_parametrizations before saving, or pass "
-            "--module package.module:factory"
-        )
     names = list(tensors)
     more = len(names) - _NAMES_SHOWN
     listed = ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

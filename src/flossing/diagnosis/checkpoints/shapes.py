@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flossing.diagnosis.checkpoints.derived import OWN
 from flossing.diagnosis.checkpoints.description import Kind, Nonlinearity
 from flossing.errors import InvalidCheckpointError, UnsupportedSystemError
 from flossing.support.formatting import plural
@@ -17,10 +18,7 @@ from flossing.systems.stock import StockCell, StockLayer
 KIND_BY_GATES: dict[int, Kind] = {1: "RNN", 3: "GRU", 4: "LSTM"}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-_WEIGHT = re.compile(
-    r"(?P<prefix>(?:.*\.)?)"
-    r"(?P<own>(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?P<layer>_l\d+)?(?:_reverse)?)"
-)
+_WEIGHT = re.compile(rf"(?P<prefix>(?:.*\.)?)(?P<own>{OWN})")
 
 
 class Sizes(NamedTuple):

@@ -31,6 +31,19 @@ def flatten(tree: Any) -> tuple[list[Tensor], Rebuild]:
     return leaves, partial(_rebuild, skeleton)
 
 
+def constants(tree: Any) -> list[Any]:
+    """Return what in a tree is neither a container nor a tensor, in order.
+
+    Example:
+        >>> import torch
+        >>> constants((torch.zeros(2), {"steps": 3}))
+        [3]
+    """
+    found: list[Any] = []
+    _map(tree, lambda node: None if isinstance(node, Tensor) else found.append(node))
+    return found
+
+
 def same_structure(first: Any, second: Any) -> bool:
     """Whether two trees have the same nesting and shapes of tensors, in whatever containers.
 

@@ -13,20 +13,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flossing.errors import InvalidStateError, UnsupportedSystemError
-from flossing.support.pytree import Rebuild, describe, flatten, same_structure
-from flossing.support.torch_typed import split
+from flossing.errors import FlossingError, InvalidStateError, UnsupportedSystemError
+from flossing.support.pytree import Rebuild, constants, describe, flatten, same_structure
+from flossing.support.torch_typed import fork_rng, split
 from flossing.systems.cell_tangent import CellTangent, depends_on_state, jacobians_pay
 from flossing.systems.step_checks import (
     require_independent_rows,
     require_second_derivatives,
     warn_of_other_derivatives,
 )
+from flossing.systems.stock_weights import has_pre_hooks
 from flossing.systems.tangent import TangentMap
 
 # Roughly how many arrays as large as its rows automatic differentiation of a step holds: the rows,
 # the step's intermediate results, cotangents and products.
 _ARRAYS_PER_ROW = 4
+
+# Errors raised within a step that are passed on as they are.
+_NOT_OF_THE_STEP = (FlossingError, MemoryError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class CallableRecurrence:
         rebuild: puts the tensors of a state into the caller's structure.
         convention: replaces `unpack` for states whose tensors do not have the batch as their first
             dimension; `None` if they do.
+        constants: what in a state is not a tensor, and so is never changed.
     """
 
     function: Callable[..., Any]
@@ -51,6 +56,7 @@ class CallableRecurrence:
     shapes: tuple[torch.Size, ...]
     rebuild: Rebuild
     convention: Callable[..., Any] | None = None
+    constants: tuple[Any, ...] = ()
 
     @property
     def state_size(self) -> int:
@@ -133,11 +139,42 @@ class CallableRecurrence:
 
     def _call(self, inputs: Tensor | None, state: Float[Tensor, "*R n"]) -> Float[Tensor, "*R n"]:
         tree = self._tree(state)
-        result = self.function(inputs, tree) if self.driven else self.function(tree)
-        leaves, _ = flatten(state_of(result, tree))
-        flat = [leaf.reshape(*state.shape[:-1], -1) for leaf in leaves]
+        try:
+            result = self.function(inputs, tree) if self.driven else self.function(tree)
+        except _NOT_OF_THE_STEP:
+            raise
+        except Exception as error:
+            signature = "(x_t, state)" if self.driven else "(state)"
+            raise UnsupportedSystemError(
+                f"calling {_name(self.system)}{signature} failed with {type(error).__name__}: "
+                f"{error}. The system must be one step of a recurrent map, in PyTorch operations "
+                "that leave its arguments unchanged (no NumPy, no .item(); h = h + 1 instead of "
+                "h += 1, or begin with h = h.clone()); pass the recurrent module itself rather "
+                "than a model around it, and batched inputs and state if it cannot be mapped over "
+                "a batch by torch.vmap"
+            ) from error
+        after = state_of(result, tree)
+        if self.constants:
+            self._require_constants(after)
+        flat = [leaf.reshape(*state.shape[:-1], -1) for leaf in flatten(after)[0]]
+        joined = torch.cat(flat, dim=-1)
+        if joined.is_complex():
+            raise UnsupportedSystemError(
+                f"{_name(self.system)} returns a complex state from a real one: keep the real and "
+                "imaginary parts as two real tensors of the state (torch.view_as_complex inside "
+                "the step, torch.view_as_real at its end)"
+            )
         # A step may compute in another precision, under autocast for instance.
-        return torch.cat(flat, dim=-1).to(state.dtype)
+        return joined.to(state.dtype)
+
+    def _require_constants(self, after: Any) -> None:
+        for before, now in zip(self.constants, constants(after), strict=False):
+            if now is not before and now != before:
+                raise UnsupportedSystemError(
+                    f"{_name(self.system)} changes a part of the state that is not a tensor, from "
+                    f"{before!r} to {now!r}: make it a tensor with the batch as its first "
+                    "dimension, or an input"
+                )
 
 
 def callable_recurrence(
@@ -171,7 +208,15 @@ def callable_recurrence(
     if flat.shape[1] == 0:
         raise InvalidStateError(f"the state is empty: {describe(state)}")
     function = computing_in(system, dtype)
-    recurrence = CallableRecurrence(function, system, inputs is not None, batched, shapes, rebuild)
+    recurrence = CallableRecurrence(
+        function,
+        system,
+        inputs is not None,
+        batched,
+        shapes,
+        rebuild,
+        constants=tuple(constants(state)),
+    )
     probe(recurrence, system, inputs, flat)
     return recurrence, flat
 
@@ -202,22 +247,30 @@ def computing_in(
     if not isinstance(system, nn.Module):
         return system
     parameters = parameters or {}
-    foreign = {name: p for name, p in system.named_parameters() if p.dtype != dtype}
+    foreign = {name: p for name, p in system.named_parameters() if _in(p, dtype) is not p}
     own = dict(system.named_buffers())
-    if not (foreign or own or parameters):
+    # A hook before the forward stores the weight that it computes as a plain attribute.
+    hooked = [module for module in system.modules() if has_pre_hooks(module)]
+    if not (foreign or own or parameters or hooked):
         return system
     # Conversion is differentiable: gradients arrive at the module's parameters in their own dtype.
-    replaced = {**{name: p.to(dtype) for name, p in foreign.items()}, **parameters}
+    replaced = {**{name: _in(p, dtype) for name, p in foreign.items()}, **parameters}
+    attributes = [(vars(module), _plain_tensors(module)) for module in hooked]
 
     def copy_of(buffer: Tensor) -> Tensor:
-        return buffer.to(dtype if buffer.is_floating_point() else buffer.dtype, copy=True)
+        converted = _in(buffer, dtype)
+        return converted.clone() if converted is buffer else converted
 
     # Copies of all buffers, since a module may write to them in place.
     copies = {name: copy_of(buffer) for name, buffer in own.items()}
 
     def call(*arguments: Any) -> Any:
         versions = {name: buffer._version for name, buffer in copies.items()}
-        result = torch.func.functional_call(system, {**copies, **replaced}, arguments)
+        try:
+            result = torch.func.functional_call(system, {**copies, **replaced}, arguments)
+        finally:
+            for current, before in attributes:
+                current.update(before)
         for name, version in versions.items():
             # Every call starts from the module's own values, whatever the one before has written.
             if copies[name]._version != version:
@@ -225,6 +278,21 @@ def computing_in(
         return result
 
     return call
+
+
+def _in(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in a precision: a complex one stays complex, an integer one as it is."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _plain_tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+
+
+def _name(system: Callable[..., Any]) -> str:
+    return getattr(system, "__name__", type(system).__name__)
 
 
 def state_of(result: Any, state: Any) -> Any:
@@ -261,27 +329,44 @@ def probe(
     # (see `flossing.systems.cell_tangent`). So a step must take any number of rows, and a
     # row's result must not depend on the other rows nor on chance. Both show when it runs on a
     # batch of each row twice: the halves must equal each other and the batch by itself.
-    first = None if inputs is None else inputs[0].detach()
+    devices = [state.device] if state.is_cuda else []
+    # A random step is refused, but it has drawn its numbers.
+    with fork_rng(devices):
+        _probe(recurrence, _name(system), inputs, state.detach().clone())
+
+
+def _probe(
+    recurrence: CallableRecurrence,
+    name: str,
+    inputs: Tensor | None,
+    state: Float[Tensor, "B n"],
+) -> None:
+    # Copies, for a step that changes its arguments must not change the caller's.
+    first = None if inputs is None else inputs[0].detach().clone()
     twice = None if first is None else torch.cat([first, first])
-    state = state.detach()
-    name = getattr(system, "__name__", type(system).__name__)
     signature = "(state)" if inputs is None else "(x_t, state)"
+    both = torch.cat([state, state])
+    given = [each for each in (first, state) if each is not None]
+    kept = [each.clone() for each in given]
     with torch.no_grad():
-        try:
-            once = recurrence.step(first, state)
-        except (TypeError, RuntimeError, AttributeError, IndexError) as error:
+        once = recurrence.step(first, state)
+        # The version counts writes, except through torch.vmap.
+        written = any(each._version for each in given)
+        if written or not all(map(torch.equal, given, kept)):
             raise UnsupportedSystemError(
-                f"calling {name}{signature} failed: {error}. The system must be one step of a "
-                "recurrent map; pass the recurrent module itself rather than a model around it, "
-                "and batched inputs and state if it cannot be mapped over a batch by torch.vmap"
-            ) from error
+                f"{name} changes its arguments in place: write h = h + 1 instead of h += 1, or "
+                "begin with a copy, h = h.clone()"
+            )
         try:
-            doubled = recurrence.step(twice, torch.cat([state, state]))
-        except (TypeError, RuntimeError, IndexError) as error:
+            doubled = recurrence.step(twice, both)
+        except UnsupportedSystemError as error:
+            if error.__cause__ is None:
+                raise
             raise UnsupportedSystemError(
                 f"{name} fails on a batch of {2 * len(state)} rows although it takes {len(state)}: "
-                f"{error}. It must accept any batch size, since all steps are linearised at once"
-            ) from error
+                f"{error.__cause__}. It must accept any batch size, since all steps are linearised "
+                "at once"
+            ) from error.__cause__
     # Half of the digits: matrix products round differently in batches of different sizes, and a
     # step may amplify that. Noise and batch statistics differ by far more.
     tolerance = torch.finfo(state.dtype).eps ** 0.5
@@ -292,7 +377,17 @@ def probe(
             "the rows (dropout, noise or batch statistics in train mode); call .eval(), or pass "
             "the noise as an input"
         )
-    if not depends_on_state(recurrence.step, first, state):
+    try:
+        dependent = depends_on_state(recurrence.step, first, state)
+    except _NOT_OF_THE_STEP:
+        raise
+    except Exception as error:
+        raise UnsupportedSystemError(
+            f"the backward pass of {name}{signature} failed with {type(error).__name__}: {error}. "
+            "Jacobians are taken by automatic differentiation: write the step in differentiable "
+            "operations"
+        ) from error
+    if not dependent:
         raise UnsupportedSystemError(
             f"autograd finds that the result of {name}{signature} does not depend on the state, so "
             "it has no Jacobians: keep detach, torch.no_grad and other libraries out of the step, "

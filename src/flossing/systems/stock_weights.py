@@ -81,6 +81,11 @@ def unknown_pre_hooks(system: nn.Module, suffixes: Sequence[str]) -> list[Any]:
     return [*own, *_global_hooks("_global_forward_pre_hooks")]
 
 
+def has_pre_hooks(module: nn.Module) -> bool:
+    """Whether hooks of its own run before the module's forward."""
+    return bool(_pre_hooks(module))
+
+
 def has_forward_hooks(system: nn.Module) -> bool:
     """Whether a hook may change what the module returns."""
     return bool(cast(Any, system)._forward_hooks or _global_hooks("_global_forward_hooks"))

@@ -1,6 +1,7 @@
 """PyTorch functions that its stubs leave untyped, with their types."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ eigvals = cast(Callable[[Tensor], Tensor], torch.linalg.eigvals)  # pyright: ign
 rfft = cast(Callable[..., Tensor], torch.fft.rfft)  # pyright: ignore[reportUnknownMemberType]
 irfft = cast(Callable[..., Tensor], torch.fft.irfft)  # pyright: ignore[reportUnknownMemberType]
 from_numpy = cast(Callable[[Any], Tensor], torch.from_numpy)  # pyright: ignore[reportUnknownMemberType]
+fork_rng = cast(Callable[..., AbstractContextManager[None]], torch.random.fork_rng)  # pyright: ignore[reportUnknownMemberType]
 checkpoint = cast(Callable[..., Any], torch.utils.checkpoint.checkpoint)  # pyright: ignore[reportUnknownMemberType]
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -164,19 +164,17 @@ def _masked(weight: Tensor, mask: Tensor) -> Tensor | None:
 
 def _normalised(length: Tensor, direction: Tensor) -> Tensor | None:
     """Return each slice of `direction` with the length that `length` has for it."""
+    # Types of `Tensor.norm` are partially unknown.
+    values = cast(Any, direction)
     if length.dim() == 0:
-        norm = torch.linalg.vector_norm(direction)
-    elif length.dim() == direction.dim() and all(
-        own in (1, other) for own, other in zip(length.shape, direction.shape, strict=True)
+        return values * (length / values.norm())
+    if length.dim() != direction.dim() or any(
+        own not in (1, other) for own, other in zip(length.shape, direction.shape, strict=True)
     ):
-        axes = [axis for axis, size in enumerate(length.shape) if size == 1]
-        # Without axes to sum over, every entry is a slice of its own.
-        norm = (
-            torch.linalg.vector_norm(direction, dim=axes, keepdim=True) if axes else direction.abs()
-        )
-    else:
         return None
-    return direction * (length / norm)
+    axes = [axis for axis, size in enumerate(length.shape) if size == 1]
+    # Without axes to sum over, every entry is a slice of its own.
+    return values * (length / (values.norm(dim=axes, keepdim=True) if axes else values.abs()))
 
 
 def _spectrally_normalised(weight: Tensor, left: Tensor, right: Tensor) -> Tensor | None:

@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flossing.errors import UnreadableFileError
@@ -113,6 +113,7 @@ def test_any_single_changed_byte_is_found(path):
                 read_run(changed)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_bytes_that_are_put_in_are_found(path, data):
     content = path.read_bytes()

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.utils.checkpoint
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -29,8 +30,14 @@ from flossing.systems.tangent import TangentMap
 # the step's intermediate results, cotangents and products.
 _ARRAYS_PER_ROW = 4
 
-# Errors raised within a step that are passed on as they are.
-_NOT_OF_THE_STEP = (FlossingError, MemoryError, torch.OutOfMemoryError)
+# Errors raised within a step that are passed on as they are. The last one is how PyTorch ends the
+# recomputation of a checkpointed segment as soon as it has what it needs, in the middle of a step.
+_NOT_OF_THE_STEP = (
+    FlossingError,
+    MemoryError,
+    torch.OutOfMemoryError,
+    torch.utils.checkpoint._StopRecomputationError,  # pyright: ignore[reportPrivateUsage]
+)
 
 
 @dataclass(frozen=True)

@@ -131,10 +131,13 @@ class CallableRecurrence:
         Raises:
             UnsupportedSystemError: its rows depend on one another, or it has no second derivative.
         """
-        require_independent_rows(self.step, inputs, states)
-        if twice:
-            require_second_derivatives(self.step, inputs, states)
-        warn_of_other_derivatives(self.step, inputs, states, self.system)
+        # Hooks that do nothing take the place of those of a checkpointed segment, which would count
+        # what is saved here and miss it where a check is not repeated.
+        with torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
+            require_independent_rows(self.step, inputs, states)
+            if twice:
+                require_second_derivatives(self.step, inputs, states)
+            warn_of_other_derivatives(self.step, inputs, states, self.system)
 
     def _tree(self, state: Float[Tensor, "*R n"]) -> Any:
         parts = split(state, [shape.numel() for shape in self.shapes])
@@ -226,6 +229,10 @@ def callable_recurrence(
     )
     probe(recurrence, system, inputs, flat)
     return recurrence, flat
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _check_batch(leaves: list[Tensor], inputs: Tensor | None) -> None:

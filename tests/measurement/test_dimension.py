@@ -84,6 +84,13 @@ def test_too_few_exponents():
     assert found.kaplan_yorke_dimension_error.isnan().all()
 
 
+def test_a_single_interval_has_no_error_bars():
+    jacobians = torch.diag(torch.tensor([0.5, 0.25], dtype=torch.float64)).expand(1, 1, 2, 2)
+    found = flossing.log_growth_rates(jacobians)
+    assert found.kaplan_yorke_dimension_error.isinf().all()
+    assert found.entropy_rate_error.isinf().all()
+
+
 def test_a_direction_that_is_lost():
     jacobians = torch.diag(torch.tensor([2.0, 0.0], dtype=torch.float64)).expand(50, 1, 2, 2)
     with pytest.warns(flossing.LostRankWarning):

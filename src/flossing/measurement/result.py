@@ -269,7 +269,11 @@ class LyapunovSpectrum:
         # A weight of zero leaves out growth of −inf as well.
         summed = torch.where(weights == 0, 0.0, weights * growth).sum(dim=-1, keepdim=True)
         error = standard_errors(summed, self.interval_steps).squeeze(-1)
-        return torch.where((weights == 0).all(dim=-1), 0.0, error)
+        # A single interval tells nothing, not even that an exponent is zero.
+        unknown = (self.interval_steps > 0).sum(dim=0) < 2
+        return torch.where((weights == 0).all(dim=-1) & ~unknown, 0.0, error).masked_fill(
+            unknown, torch.inf
+        )
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the exponents against their index, with error bars; see `plot_spectrum`."""

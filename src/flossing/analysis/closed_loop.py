@@ -15,10 +15,10 @@ from flossing.support.pytree import describe, flatten
 from flossing.systems.custom import (
     CallableRecurrence,
     callable_recurrence,
-    computing_in,
     probe,
     state_of,
 )
+from flossing.systems.module_precision import computing_in
 from flossing.systems.recurrence import System, computing_dtype, driven_map
 from flossing.systems.stock import (
     StockCell,

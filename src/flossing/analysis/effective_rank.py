@@ -13,8 +13,9 @@ from flossing.analysis.linearisation import analysed_map
 from flossing.analysis.outputs import Loss, loss_value, outputs
 from flossing.errors import InvalidOptionError, NonFiniteError
 from flossing.support.torch_typed import svdvals
-from flossing.systems.custom import CallableRecurrence, computing_in
+from flossing.systems.custom import CallableRecurrence
 from flossing.systems.gates import GRU, LSTM, LayerWeights
+from flossing.systems.module_precision import computing_in
 from flossing.systems.recurrence import DrivenMap, Recurrence, System
 from flossing.systems.stock import StockRecurrence
 from flossing.systems.trajectory import check_finite, trajectory

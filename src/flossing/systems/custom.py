@@ -4,7 +4,7 @@ The flat state is the concatenation of the state's tensors, each flattened, in t
 they come in tuples, lists and dictionaries (see `flossing.support.pytree`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -12,18 +12,18 @@ from typing import Any, cast
 import torch
 import torch.utils.checkpoint
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from flossing.errors import FlossingError, InvalidStateError, UnsupportedSystemError
 from flossing.support.pytree import Rebuild, constants, describe, flatten, same_structure
 from flossing.support.torch_typed import fork_rng, split
 from flossing.systems.cell_tangent import CellTangent, depends_on_state, jacobians_pay
+from flossing.systems.module_precision import computing_in
 from flossing.systems.step_checks import (
     require_independent_rows,
     require_second_derivatives,
     warn_of_other_derivatives,
 )
-from flossing.systems.stock_weights import has_pre_hooks
 from flossing.systems.tangent import TangentMap
 
 # Roughly how many arrays as large as its rows automatic differentiation of a step holds: the rows,
@@ -243,66 +243,6 @@ def _check_batch(leaves: list[Tensor], inputs: Tensor | None) -> None:
             f"every tensor of the state must have the batch of {batch} as its first dimension, "
             f"like the inputs; got shapes {', '.join(map(str, found))}"
         )
-
-
-def computing_in(
-    system: Callable[..., Any], dtype: torch.dtype, parameters: Mapping[str, Tensor] | None = None
-) -> Callable[..., Any]:
-    """Return the system with its floating point parameters and buffers in the given dtype.
-
-    A module's own buffers are restored after every call, so one that keeps its state in them is
-    left as it was.
-
-    Args:
-        system: the callable; returned unchanged if it is not a module.
-        dtype: the precision to compute in.
-        parameters: tensors that replace the module's parameters of these names.
-    """
-    if not isinstance(system, nn.Module):
-        return system
-    parameters = parameters or {}
-    foreign = {name: p for name, p in system.named_parameters() if _in(p, dtype) is not p}
-    own = dict(system.named_buffers())
-    # A hook before the forward stores the weight that it computes as a plain attribute.
-    hooked = [module for module in system.modules() if has_pre_hooks(module)]
-    if not (foreign or own or parameters or hooked):
-        return system
-    # Conversion is differentiable: gradients arrive at the module's parameters in their own dtype.
-    replaced = {**{name: _in(p, dtype) for name, p in foreign.items()}, **parameters}
-    attributes = [(vars(module), _plain_tensors(module)) for module in hooked]
-
-    def copy_of(buffer: Tensor) -> Tensor:
-        converted = _in(buffer, dtype)
-        return converted.clone() if converted is buffer else converted
-
-    # Copies of all buffers, since a module may write to them in place.
-    copies = {name: copy_of(buffer) for name, buffer in own.items()}
-
-    def call(*arguments: Any) -> Any:
-        versions = {name: buffer._version for name, buffer in copies.items()}
-        try:
-            result = torch.func.functional_call(system, {**copies, **replaced}, arguments)
-        finally:
-            for current, before in attributes:
-                current.update(before)
-        for name, version in versions.items():
-            # Every call starts from the module's own values, whatever the one before has written.
-            if copies[name]._version != version:
-                copies[name] = copy_of(own[name])
-        return result
-
-    return call
-
-
-def _in(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor in a precision: a complex one stays complex, an integer one as it is."""
-    if tensor.is_complex():
-        return tensor.to(dtype.to_complex())
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def _plain_tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
 
 
 def _name(system: Callable[..., Any]) -> str:

@@ -77,15 +77,15 @@ def reference_growth(
 ) -> Growth:
     """Scan explicit Jacobians by autograd through `torch.linalg.qr`; see `Backend`.
 
-    A fixed interval is kept as it is; an adaptive one is a boundary at every step.
+    A fixed interval is halved where it would lose more than half of the digits; an adaptive one is
+    a boundary at every step.
     """
     if not isinstance(tangent, DenseTangent):
         raise InvalidOptionError(
             f"the reference scan needs explicit Jacobians, not a {type(tangent).__name__}; "
             "select it by backend='reference'"
         )
-    steps = 1 if pace.adaptive else pace.interval
-    log_growth, ends, frames = scan_reference(tangent.jacobians, frame, stops, steps)
+    log_growth, ends, frames, pace = scan_reference(tangent.jacobians, frame, stops, pace)
     return Growth(log_growth, ends, frames[-1], [f.detach() for f in frames], pace)
 
 

@@ -37,7 +37,8 @@ def gradients(rnn, inputs, backend, k):
 def test_the_gradients_of_other_exponents_are_right(dtype, currents, backend):
     rnn, inputs = saturated(currents, dtype)
     found = gradients(rnn, inputs, backend, k=2)
-    # The first exponent does not know of the second, whose own gradient would overflow. A scale that double precision resolves.
+    # The first exponent does not know of the second, whose own gradient would overflow.
+    # A scale that double precision resolves.
     shifted, _ = saturated(
         tuple(current - currents[0] + 39.0 for current in currents), torch.float64
     )

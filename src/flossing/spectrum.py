@@ -86,7 +86,7 @@ def lyapunov_spectrum(
         frame: orthonormal frame to start from, (B, n, k); `None` for a random one.
         checkpoint_interval: with gradients, keep the graph of this many steps at a time and
             recompute the others in the backward pass: memory for T/interval + interval steps
-            instead of T, at the cost of about one more forward pass.
+            instead of T, at the cost of about one more forward pass. At least 4 steps.
         dt: duration of a step; exponents are per unit of time.
         tolerance: stop as soon as all standard errors are at most this, in nats per unit time. The
             number of steps is then an upper limit, and `counted_steps` is the number taken.

@@ -12,7 +12,7 @@ from flossing.errors import InvalidInputError
 from flossing.support.checks import require_integer
 from flossing.systems.recurrence import DrivenMap, System, driven_map
 from flossing.systems.tangent import TangentMap
-from flossing.systems.trajectory import check_finite, trajectory
+from flossing.systems.trajectory import check_finite, check_step, trajectory
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def linearise(
             tangent = problem.recurrence.tangent(
                 problem.inputs_from(start, stop), states[:-1], exponents or problem.tangent_size
             )
+            check_step(problem, slice(start, stop), states[:-1], states[1:], tangent)
     return Linearisation(problem, states, tangent)
 
 

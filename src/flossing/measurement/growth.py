@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.errors import InvalidOptionError
+from flossing.measurement.gradient_range import gradients_in_range, products_in_range
 from flossing.scan.boundaries import Pace
 from flossing.scan.pytorch import ForwardScan, scan_backward, scan_forward
 from flossing.scan.reference import scan_reference
@@ -119,8 +120,15 @@ class _LogGrowth(torch.autograd.Function):
         rebuild: Rebuild = ctx.rebuild
         link, *leaves = ctx.saved_tensors
         tangent, forward = rebuild(leaves)
+
+        def attempt(excluded: Tensor | None) -> tuple[Tensor, Tensor]:
+            scan = forward if excluded is None else forward.without(excluded)
+            return scan_backward(tangent.pull, scan, weights, cotangent)
+
         adjoint, first = differentiable_once(
-            lambda: scan_backward(tangent.pull, forward, weights, cotangent),
+            lambda: gradients_in_range(
+                attempt, products_in_range, forward.log_growth, (weights, cotangent)
+            ),
             (link, weights, cotangent),
         )
         return adjoint, None, first, None, None

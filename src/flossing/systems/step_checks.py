@@ -36,9 +36,12 @@ _ROUNDINGS = 100
 
 
 def require_independent_rows(
-    step: RowStep, inputs: Float[Tensor, "T B *features"] | None, states: Float[Tensor, "T B n"]
+    step: RowStep,
+    inputs: Float[Tensor, "T B *features"] | None,
+    states: Float[Tensor, "T B n"],
+    images: Float[Tensor, "T B n"],
 ) -> None:
-    """Compare the states of a trajectory, made one step after another, with all steps at once.
+    """Compare the states after steps, taken one after another, with all steps at once.
 
     Duplicated rows would not do: a branch on the first row, or a batch mean, treats them alike.
 
@@ -46,20 +49,17 @@ def require_independent_rows(
         UnsupportedSystemError: a row's result depends on the rows beside it.
     """
     steps, batch, size = states.shape
-    if steps == 1:
-        return
     window = max(1, ROW_ELEMENTS // (batch * size))
     differing = 0
     with torch.no_grad():
-        for start in range(0, steps - 1, window):
-            stop = min(start + window, steps - 1)
-            part = None if inputs is None else inputs[start:stop].flatten(0, 1)
-            images = step(part, states[start:stop].flatten(0, 1))
-            expected = states[start + 1 : stop + 1].flatten(0, 1)
-            differing += int(_rows_differ(images, expected).sum())
-    if differing > max(1, _SHARE_OF_ROWS * (steps - 1) * batch):
+        for start in range(0, steps, window):
+            part = slice(start, start + window)
+            row_inputs = None if inputs is None else inputs[part].flatten(0, 1)
+            found = step(row_inputs, states[part].flatten(0, 1))
+            differing += int(_rows_differ(found, images[part].flatten(0, 1)).sum())
+    if differing > max(1, _SHARE_OF_ROWS * steps * batch):
         raise UnsupportedSystemError(
-            f"{differing} of {(steps - 1) * batch} steps have another result when they are "
+            f"{differing} of {steps * batch} steps have another result when they are "
             "computed in one batch than one after another: the rows of a batch depend on one "
             "another (a Python `if` on one row, a batch mean, batch normalisation in train mode), "
             "or the step remembers earlier calls; write it so that every row is on its own "

@@ -12,6 +12,7 @@ from flossing.measurement.plan import Plan
 from flossing.measurement.stopping import StoppingRule
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians, identity_after
+from flossing.support.autocast import backward_without_autocast
 from flossing.support.torch_typed import checkpoint
 from flossing.systems.custom import CallableRecurrence
 from flossing.systems.jacobian_stack import JacobianStack
@@ -62,7 +63,10 @@ def run(problem: DrivenMap, plan: Plan) -> Run:
     """
     differentiable = problem.differentiable
     with torch.set_grad_enabled(differentiable):
-        return _run_segments(problem, plan, differentiable)
+        outcome = _run_segments(problem, plan, differentiable)
+    # The only part of it that has a graph.
+    backward_without_autocast(outcome.log_growth)
+    return outcome
 
 
 def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:

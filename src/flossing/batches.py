@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from flossing.errors import InvalidInputError
+from flossing.support.autocast import without_autocast
 from flossing.systems.recurrence import System, driven_map, is_stock
 from flossing.systems.trajectory import check_finite, trajectory
 
@@ -115,10 +116,11 @@ def sample_window(
     if start:
         # The state that the system itself reaches there: a state of zero in the middle of a
         # sequence would have other exponents.
-        problem = driven_map(
-            system, inputs.narrow(time, 0, start), state, steps=None, layer=None, dtype=dtype
-        )
-        states = trajectory(problem, problem.state, 0, problem.steps, "detach")
+        with without_autocast():
+            problem = driven_map(
+                system, inputs.narrow(time, 0, start), state, steps=None, layer=None, dtype=dtype
+            )
+            states = trajectory(problem, problem.state, 0, problem.steps, "detach")
         check_finite(states, 0)
         state = problem.recurrence.unpack(states[-1], batched=problem.batched)
     return inputs.narrow(time, start, steps), state

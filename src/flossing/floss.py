@@ -322,11 +322,12 @@ def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
     gradients: list[Tensor | None] = []
     if loss.requires_grad:
         # Not `backward`, which would add to `.grad`. `None`, not zero, where the exponents do not
-        # depend on a parameter: weight decay would change one with a gradient of zero.
+        # depend on a parameter: weight decay would change one with a gradient of zero. Of a custom
+        # cell, autograd itself returns zeros where it passes the slope of a ReLU.
         gradients.extend(torch.autograd.grad(loss, parameters, allow_unused=True))
     if all(gradient is None for gradient in gradients):
         raise InvalidOptionError(
             "the exponents do not depend on any of the parameters: pass those of the recurrent "
             "system itself"
         )
-    return gradients
+    return [each if each is not None and bool(each.any()) else None for each in gradients]

@@ -14,6 +14,7 @@ from flossing.measurement.plan import Options, make_plan
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.measurement.run import run
 from flossing.measurement.summary import summarise, warn_of_explosion, warn_of_tolerance
+from flossing.support.autocast import without_autocast
 from flossing.systems.jacobian_stack import jacobian_map
 from flossing.systems.recurrence import DrivenMap, StateGradient, System, driven_map
 
@@ -230,9 +231,9 @@ def _outside_inference_mode() -> Generator[None]:
 
 def measure(problem: DrivenMap, options: Options) -> LyapunovSpectrum:
     """Return the exponents of a map whose system, inputs and state are checked already."""
-    plan = make_plan(problem, options)
     # Autocast would run single operations in a lower precision than the requested one.
-    with torch.autocast(problem.state.device.type, enabled=False):
+    with without_autocast():
+        plan = make_plan(problem, options)
         result = summarise(run(problem, plan), problem, plan)
     warn_of_tolerance(result, problem, plan)
     warn_of_explosion(result, problem, plan)

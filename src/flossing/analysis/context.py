@@ -12,6 +12,7 @@ from flossing.analysis.linearisation import Linearisation, linearise
 from flossing.errors import InvalidOptionError
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_choice, require_integer
 from flossing.support.torch_typed import eigvals, matrix_norm, slogdet
 from flossing.systems.recurrence import System
@@ -212,7 +213,7 @@ def dynamical_context(
         dtype=dtype,
         state_transient=state_transient,
     )
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast():
         spectrum = lyapunov_spectrum(
             system,
             inputs,

@@ -14,6 +14,7 @@ from flossing.analysis.linearisation import linearise
 from flossing.analysis.numerics.covariant_scan import scan_covariant
 from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarning
 from flossing.measurement.plan import exponent_count, random_frame
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.support.torch_typed import qr, svdvals, vector_norm
 from flossing.systems.recurrence import System
@@ -220,11 +221,7 @@ def covariant_vectors(
     require_integer("chunk", chunk, at_least=1)
     count = exponent_count(k, line.size)
     frame = random_frame(line.states[0], line.size, count, generator)
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        torch.autocast(frame.device.type, enabled=False),
-    ):
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         scan = scan_covariant(line.tangent.push, frame, line.steps, wanted, chunk)
         result = CovariantVectors(
             vectors=scan.vectors,
@@ -266,6 +263,7 @@ def _warn_of_lost_rank(result: CovariantVectors) -> None:
         )
 
 
+@without_autocast()
 def _cosines(vectors: Float[Tensor, "T B n k"]) -> Float[Tensor, "T B k k"]:
     return (vectors.mT @ vectors).abs()
 
@@ -283,6 +281,7 @@ def _smallest_angle(vectors: Float[Tensor, "T B n k"]) -> Float[Tensor, "T B"]:
     return 2 * torch.atan2(vector_norm(first - second, dim=-1), vector_norm(first + second, dim=-1))
 
 
+@without_autocast()
 def _principal_angle(
     first: Float[Tensor, "T n p"], second: Float[Tensor, "T n q"]
 ) -> Float[Tensor, "T"]:

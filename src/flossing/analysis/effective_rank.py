@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from flossing.analysis.linearisation import analysed_map
 from flossing.analysis.outputs import Loss, loss_value, outputs
 from flossing.errors import InvalidOptionError, NonFiniteError
+from flossing.support.autocast import without_autocast
 from flossing.support.torch_typed import svdvals
 from flossing.systems.custom import CallableRecurrence
 from flossing.systems.gates import GRU, LSTM, LayerWeights
@@ -147,7 +148,7 @@ def effective_rank(
         >>> 1 <= rank.gates["weight_hh_l0"]["update"].participation_ratio <= 16
         True
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
         problem = analysed_map(
             system,
             inputs,
@@ -159,9 +160,8 @@ def effective_rank(
         )
         weights = _leaves(system, problem, parameters)
         problem = _with_weights(system, problem, weights)
-        with torch.autocast(problem.state.device.type, enabled=False):
-            value = _loss(system, problem, loss, state_transient)
-            gradients = _gradients(value, weights)
+        value = _loss(system, problem, loss, state_transient)
+        gradients = _gradients(value, weights)
     gates = _gates(problem)
     return EffectiveRank(
         matrices={name: _rank(gradient) for name, gradient in gradients.items()},

@@ -14,6 +14,7 @@ from flossing.analysis.linearisation import Linearisation, linearise
 from flossing.analysis.numerics.scaled_columns import ScaledColumns
 from flossing.analysis.outputs import Loss, loss_gradient
 from flossing.errors import InvalidOptionError
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.systems.recurrence import System
 
@@ -175,8 +176,7 @@ def gradient_horizon(
         exponents=None if spectral_norm else 1 + directions,
     )
     at = _checked_lags(lags, trajectory.steps)
-    device = trajectory.states.device
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         errors = None if loss is None else loss_gradient(system, trajectory, loss)
         random = _random_covectors(trajectory, directions, generator)
         vectors = random if errors is None else torch.cat([_last_error(errors), random], dim=-1)
@@ -184,7 +184,7 @@ def gradient_horizon(
         total = None if errors is None else log_total_gradient(trajectory, errors)
         exponent = _largest_exponent(trajectory)
     of_random = norms[..., norms.shape[-1] - directions :]
-    at = torch.tensor(at, device=device)
+    at = torch.tensor(at, device=trajectory.states.device)
     return GradientHorizon(
         lags=at,
         error=None if errors is None else _gradient_reach(at, norms[..., 0], threshold),

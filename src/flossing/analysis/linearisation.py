@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from flossing.errors import InvalidInputError
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.systems.recurrence import DrivenMap, System, driven_map
 from flossing.systems.tangent import TangentMap
@@ -76,7 +77,7 @@ def linearise(
         InvalidOptionError: an option has an invalid value.
         NonFiniteError: the trajectory diverges.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         problem = analysed_map(
             system,
             inputs,
@@ -87,13 +88,12 @@ def linearise(
             state_transient=state_transient,
         )
         start, stop = state_transient, problem.steps
-        with torch.autocast(problem.state.device.type, enabled=False):
-            states = trajectory(problem, problem.state, 0, stop, "detach")[start:]
-            check_finite(states, start)
-            tangent = problem.recurrence.tangent(
-                problem.inputs_from(start, stop), states[:-1], exponents or problem.tangent_size
-            )
-            check_step(problem, slice(start, stop), states[:-1], states[1:], tangent)
+        states = trajectory(problem, problem.state, 0, stop, "detach")[start:]
+        check_finite(states, start)
+        tangent = problem.recurrence.tangent(
+            problem.inputs_from(start, stop), states[:-1], exponents or problem.tangent_size
+        )
+        check_step(problem, slice(start, stop), states[:-1], states[1:], tangent)
     return Linearisation(problem, states, tangent)
 
 

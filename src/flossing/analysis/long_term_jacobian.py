@@ -17,6 +17,7 @@ from flossing.analysis.linearisation import Linearisation, linearise
 from flossing.analysis.numerics.graded_product import GradedProduct
 from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarning
 from flossing.spectrum import lyapunov_spectrum
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.support.torch_typed import qr
 from flossing.support.warning_filters import ignored_warnings
@@ -215,8 +216,7 @@ def _log_singular_values(
     line: Linearisation, frame: Float[Tensor, "B n k"], starts: list[int], horizons: list[int]
 ) -> Float[Tensor, "S O B k"]:
     jacobians = _DoubleJacobians(line)
-    device = line.states.device.type
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         frames = _frames(jacobians, frame, starts)
         values = [
             _by_horizon(jacobians, own, start, horizons)

@@ -1,5 +1,6 @@
 """A run along a trajectory, segment by segment: states, tangent maps, growth of the frame."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -13,9 +14,12 @@ from flossing.measurement.plan import Plan
 from flossing.measurement.stopping import StoppingRule
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians, identity_after
+from flossing.support.autocast import backward_without_autocast
 from flossing.support.recomputation import recomputed
+from flossing.systems.gates import RELU
 from flossing.systems.jacobian_stack import JacobianStack
 from flossing.systems.recurrence import DrivenMap
+from flossing.systems.stock import StockRecurrence
 from flossing.systems.tangent import DenseTangent, TangentMap
 from flossing.systems.trajectory import check_finite, check_step, compiled_trajectory, trajectory
 
@@ -64,9 +68,26 @@ def run(problem: DrivenMap, plan: Plan) -> Run:
     with the number of steps beyond inputs and outputs. With gradients it is one segment, or, with
     a checkpoint interval, segments that are computed again in the backward pass.
     """
+    problem = _of_influence(problem)
     differentiable = problem.differentiable
     with torch.set_grad_enabled(differentiable):
-        return _run_segments(problem, plan, differentiable)
+        outcome = _run_segments(problem, plan, differentiable)
+    # The only part of it that has a graph.
+    backward_without_autocast(outcome.log_growth)
+    return outcome
+
+
+def _of_influence(problem: DrivenMap) -> DrivenMap:
+    """Return the same map without the graph of what growth cannot depend on."""
+    recurrence = problem.recurrence
+    if not isinstance(recurrence, StockRecurrence):
+        return problem
+    problem = replace(problem, recurrence=recurrence.of_influence())
+    if recurrence.kind is not RELU:
+        return problem
+    # The slopes are 0 and 1, whatever the trajectory.
+    inputs = None if problem.inputs is None else problem.inputs.detach()
+    return replace(problem, inputs=inputs, state=problem.state.detach())
 
 
 def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:

@@ -19,6 +19,7 @@ from flossing.errors import (
     InvalidStateError,
     UnsupportedSystemError,
 )
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.support.pytree import flatten
 from flossing.systems.custom import callable_recurrence
@@ -122,6 +123,7 @@ class DrivenMap:
         return None if self.inputs is None else self.inputs[start:stop]
 
 
+@without_autocast()  # Parametrised weights and the first state are computed here.
 def driven_map(
     system: System,
     inputs: Tensor | PackedSequence | None,

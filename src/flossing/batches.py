@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 from flossing.errors import InvalidInputError
 from flossing.systems.recurrence import System, driven_map, is_stock
 from flossing.systems.trajectory import check_finite, trajectory
+from flossing.systems.wrapped import unwrapped
 
 Batches = Tensor | PackedSequence | Iterable[Any] | Callable[[], Any]
 
@@ -102,6 +103,7 @@ def sample_window(
             f"windows are sampled from tensors of inputs, but there are {given}: pass tensors, or "
             "piece=None"
         )
+    system = unwrapped(system)
     batch_first = is_stock(system) and getattr(system, "batch_first", False) is True
     time = 1 if batch_first and inputs.dim() == 3 else 0
     length = inputs.shape[time]

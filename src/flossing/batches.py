@@ -11,6 +11,7 @@ from flossing.errors import InvalidInputError
 from flossing.support.autocast import without_autocast
 from flossing.systems.recurrence import System, driven_map, is_stock
 from flossing.systems.trajectory import check_finite, trajectory
+from flossing.systems.wrapped import unwrapped
 
 Batches = Tensor | PackedSequence | Iterable[Any] | Callable[[], Any]
 
@@ -103,6 +104,7 @@ def sample_window(
             f"windows are sampled from tensors of inputs, but there are {given}: pass tensors, or "
             "piece=None"
         )
+    system = unwrapped(system)
     batch_first = is_stock(system) and getattr(system, "batch_first", False) is True
     time = 1 if batch_first and inputs.dim() == 3 else 0
     length = inputs.shape[time]

@@ -201,7 +201,7 @@ class Flosser:
         Returns:
             The record of the episode; `None` if none was due.
         """
-        require_integer("epoch", epoch, at_least=0)
+        epoch = require_integer("epoch", epoch, at_least=0)
         require_positive("scale", scale)
         settled = learned or (self._times is not None and self._episodes >= self._times)
         if not self._due(epoch) or (settled and self._drift is None):

@@ -11,6 +11,7 @@ from flossing.errors import InvalidOptionError
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
 from flossing.systems.recurrence import System
+from flossing.systems.wrapped import unwrapped
 
 Reduction = str | Callable[[Tensor], Tensor]
 
@@ -79,6 +80,7 @@ def layer_spectra(
     **spectrum_options: Any,
 ) -> list[LyapunovSpectrum]:
     """Return the spectrum of each layer of a stack of stock layers, or of the whole system."""
+    system = unwrapped(system)
     layers: Sequence[int | None] = [layer]
     if layer is None and isinstance(system, nn.RNNBase) and system.num_layers > 1:
         layers = range(system.num_layers)

@@ -20,6 +20,7 @@ from flossing.systems.module_precision import computing_in
 from flossing.systems.recurrence import DrivenMap, Recurrence, System
 from flossing.systems.stock import StockRecurrence
 from flossing.systems.trajectory import check_finite, trajectory
+from flossing.systems.wrapped import unwrapped
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def effective_rank(
             dtype=dtype,
             state_transient=state_transient,
         )
+        system = unwrapped(system)
         weights = _leaves(system, problem, parameters)
         problem = _with_weights(system, problem, weights)
         value = _loss(system, problem, loss, state_transient)

@@ -86,8 +86,11 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
     """
     interval = _interval(options.reorthonormalize)
     frame = _first_frame(problem, options)
-    if options.checkpoint_interval is not None:
-        require_integer("checkpoint_interval", options.checkpoint_interval, at_least=1)
+    checkpoint_interval = options.checkpoint_interval
+    if checkpoint_interval is not None:
+        checkpoint_interval = require_integer(
+            "checkpoint_interval", checkpoint_interval, at_least=1
+        )
     return Plan(
         frame=frame,
         state_transient=require_integer("state_transient", options.state_transient, at_least=0),
@@ -95,7 +98,7 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
         # An adaptive pace starts at one step and doubles as far as the limits allow.
         pace=Pace(interval or 1, interval is None, _limits(problem.state.dtype, options, interval)),
         state_gradient=_checked_state_gradient(options.state_gradient),
-        checkpoint_interval=options.checkpoint_interval,
+        checkpoint_interval=checkpoint_interval,
         dt=_duration(options.dt),
         tolerance=_checked_tolerance(options.tolerance, problem),
         backend=chosen_backend(options.backend, problem, frame.shape[-1]),
@@ -103,7 +106,7 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
 
 
 def _interval(reorthonormalize: int | str) -> int | None:
-    if reorthonormalize == "auto":
+    if isinstance(reorthonormalize, str) and reorthonormalize == "auto":
         return None
     if isinstance(reorthonormalize, str):
         raise InvalidOptionError(
@@ -220,7 +223,8 @@ def exponent_count(k: int | None, size: int) -> int:
     """
     if k is None:
         return size
-    if require_integer("k", k, at_least=1) > size:
+    k = require_integer("k", k, at_least=1)
+    if k > size:
         raise InvalidOptionError(
             f"k={k} exponents were requested, but the state has {size} dimensions: k must be from "
             f"1 to {size}, or None for all"

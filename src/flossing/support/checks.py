@@ -2,12 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
+from operator import index
+from typing import SupportsIndex, cast
 
 from flossing.errors import InvalidOptionError
 
 
 def require_integer(name: str, value: object, *, at_least: int, at_most: int | None = None) -> int:
-    """Return `value` if it is an `int` within its range; a `bool` is not accepted as an `int`.
+    """Return `value` as an `int` if it is an integer within its range.
+
+    Integers of NumPy and PyTorch are accepted, a `bool` is not.
 
     Args:
         name: The option's name, for the message.
@@ -16,7 +21,7 @@ def require_integer(name: str, value: object, *, at_least: int, at_most: int | N
         at_most: The largest value allowed; None: no limit.
 
     Raises:
-        InvalidOptionError: `value` is not an `int`, or is outside the range.
+        InvalidOptionError: `value` is not an integer, or is outside the range.
 
     Example:
         >>> require_integer("delay", 5, at_least=1)
@@ -27,18 +32,24 @@ def require_integer(name: str, value: object, *, at_least: int, at_most: int | N
         flossing.errors.InvalidOptionError: delay is 2.5 (float); expected an int of at least 1: \
 pass, for example, delay=1
     """
-    if (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        and value >= at_least
-        and (at_most is None or value <= at_most)
-    ):
-        return value
+    number = _integer(value)
+    if number is not None and number >= at_least and (at_most is None or number <= at_most):
+        return number
     expected = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
     raise InvalidOptionError(
         f"{name} is {value!r} ({type(value).__name__}); expected an int {expected}: "
         f"pass, for example, {name}={at_least}"
     )
+
+
+def _integer(value: object) -> int | None:
+    # Tensors and arrays of booleans have an index, too.
+    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+        return None
+    try:
+        return index(cast(SupportsIndex, value))
+    except TypeError:
+        return None
 
 
 def require_positive(name: str, value: object, *, at_most: float = math.inf) -> None:
@@ -60,10 +71,10 @@ def require_positive(name: str, value: object, *, at_most: float = math.inf) -> 
 most 1
     """
     if (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and 0 < value <= at_most
+        not isinstance(value, bool)
+        and isinstance(value, Real)
         and math.isfinite(value)
+        and 0 < float(value) <= at_most
     ):
         return
     limit = "" if at_most == math.inf else f" of at most {at_most:g}"

@@ -14,6 +14,7 @@ from flossing.analysis.gradient_horizon import GradientHorizon, GradientReach, g
 from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
 from flossing.errors import (
     DerivativeMismatchWarning,
+    DivergenceWarning,
     ExplodingGradientWarning,
     FlossingError,
     IntervalWarning,
@@ -46,6 +47,7 @@ __all__ = [
     "Convergence",
     "CovariantVectors",
     "DerivativeMismatchWarning",
+    "DivergenceWarning",
     "DynamicalContext",
     "EffectiveRank",
     "ExplodingGradientWarning",

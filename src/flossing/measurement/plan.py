@@ -43,6 +43,7 @@ class Options:
     tolerance: float | None = None
     generator: torch.Generator | None = None
     backend: str | Backend = "auto"
+    on_divergence: str = "raise"
 
 
 class Plan(NamedTuple):

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flossing.errors import InvalidInputError, NumericalWarning
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class LyapunovSpectrum:
     """Lyapunov exponents of B trajectories, their error bars, and the ends of the run.
+
+    Of a trajectory that diverged, with `on_divergence="nan"`, they are NaN.
 
     Exponents are in nats per unit time (per step, unless `dt` was given), sorted for each
     trajectory in descending order; `standard_error` and `local` follow the same order.
@@ -159,6 +161,11 @@ class LyapunovSpectrum:
         return standard_errors(*self._growth)
 
     @property
+    def diverged(self) -> Bool[Tensor, "B"]:
+        """Whether each trajectory diverged, and has no counted steps and no exponents."""
+        return self.counted_steps == 0
+
+    @property
     def _growth(self) -> tuple[Float[Tensor, "M B k"], Int[Tensor, "M B"]]:
         """Growth over each interval, in the units of the exponents, and its steps."""
         return self.local.detach() * self.interval_steps.unsqueeze(-1), self.interval_steps
@@ -184,7 +191,7 @@ class LyapunovSpectrum:
         count, size = exponents.shape[-1], self.final_frame.shape[-2]
         beyond = float(size) if count == size else torch.nan
         dimension = torch.where(whole < count, whole + last_sum / next_exponent.abs(), beyond)
-        if bool(dimension.isnan().any()):
+        if count < size and bool((whole == count).any()):
             warnings.warn(
                 f"the first {count} of {size} exponents sum to more than zero, so they do not "
                 "determine the Kaplan–Yorke dimension: compute more exponents (larger k)",
@@ -220,7 +227,7 @@ class LyapunovSpectrum:
             torch.where((whole < count) & next_exponent.isfinite(), weights, 0.0)
         )
         too_few = (whole == count) & (count < self.final_frame.shape[-2])
-        return torch.where(too_few.squeeze(-1), torch.nan, error)
+        return torch.where(too_few.squeeze(-1) | self.diverged, torch.nan, error)
 
     @property
     def entropy_rate(self) -> Float[Tensor, "B"]:
@@ -248,7 +255,8 @@ class LyapunovSpectrum:
 
         An exponent that counts as zero contributes its error: it may be positive.
         """
-        return self._error_of_sum((self._exponents_or_zero >= 0).to(self.exponents.dtype))
+        error = self._error_of_sum((self._exponents_or_zero >= 0).to(self.exponents.dtype))
+        return error.masked_fill(self.diverged, torch.nan)
 
     @property
     def _exponents_or_zero(self) -> Float[Tensor, "B k"]:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.errors import NonFiniteError
 from flossing.measurement.compiled_growth import compiled_growth
 from flossing.measurement.growth import Growth, reference_growth
 from flossing.measurement.plan import Plan
@@ -14,6 +15,7 @@ from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians, identity_after
 from flossing.support.torch_typed import checkpoint
 from flossing.systems.custom import CallableRecurrence
+from flossing.systems.divergence import diverging_frame
 from flossing.systems.jacobian_stack import JacobianStack
 from flossing.systems.recurrence import DrivenMap
 from flossing.systems.tangent import DenseTangent, TangentMap
@@ -149,7 +151,10 @@ def _run_segment(
     if tangent is None:
         # states[t] is the state before step t, at which J_t is taken; the last one has no step.
         tangent = _tangent(problem, plan, states[:-1], start, stop)
-    growth = plan.backend(tangent, frame, stops, pace)
+    try:
+        growth = plan.backend(tangent, frame, stops, pace)
+    except NonFiniteError as error:
+        raise diverging_frame(error, tangent, frame, start, stop) from None
     return _Segment(states[-1], [states[at].detach() for at in stops], growth)
 
 

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.errors import NonFiniteError
 from flossing.scan.boundaries import plan
+from flossing.scan.pytorch import NOT_FINITE
 from flossing.support.torch_typed import qr
 
 
@@ -94,6 +96,9 @@ def scan_reference(
         frame: orthonormal frame to start from.
         stops: increasing steps that must be boundaries; the last one is the number of steps.
         interval: steps between boundaries.
+
+    Raises:
+        NonFiniteError: a tangent vector is infinite or NaN.
     """
     ends = plan(stops, interval)
     log_growth: list[Tensor] = []
@@ -109,6 +114,8 @@ def scan_reference(
         # QR = (QD)(DR) with D = diag(sign R_ii): LAPACK leaves signs open, the frames handed out
         # are those of a positive diagonal.
         frame = frame * torch.where(diagonal < 0, -1.0, 1.0).to(frame).unsqueeze(-2)
+        if not bool(diagonal.isfinite().all()):
+            raise NonFiniteError(NOT_FINITE)
         log_growth.append(diagonal.abs().log())
         if end in stops:
             stop_frames.append(frame)

@@ -74,10 +74,11 @@ class DynamicalContext:
     of matrices with norms above 1 may shrink. Only one inequality always holds: λ₁ ≤ ⟨ln‖J_t‖₂⟩.
 
     Attributes:
-        spectrum: the exponents, (B, k), in nats per step.
-        volume_growth_rate: (B,), ⟨ln|det J_t|⟩ in nats per step over the steps that the exponents
-            count; negative where volumes contract, −inf where a Jacobian is singular. Computed
-            from determinants; equal to the sum of all n exponents. `None` for `volume=False`.
+        spectrum: the exponents, (B, k), in nats per unit time.
+        volume_growth_rate: (B,), ⟨ln|det J_t|⟩ in nats per unit time over the steps that the
+            exponents count; negative where volumes contract, −inf where a Jacobian is singular.
+            Computed from determinants; equal to the sum of all n exponents. `None` for
+            `volume=False`.
         jacobian_spectral_radius: (B,), mean over sampled steps of the largest modulus of an
             eigenvalue of J_t.
         jacobian_spectral_norm: (B,), mean over the same steps of ‖J_t‖₂.
@@ -104,7 +105,7 @@ class DynamicalContext:
 
     @property
     def entropy_rate(self) -> Float[Tensor, "B"]:
-        """See `LyapunovSpectrum.entropy_rate`; in nats per step."""
+        """See `LyapunovSpectrum.entropy_rate`; in nats per unit time."""
         return self.spectrum.entropy_rate
 
     def as_dict(self) -> dict[str, float]:
@@ -148,6 +149,7 @@ def dynamical_context(
     volume: bool = True,
     sampled_jacobians: int = 50,
     saturated_below: float = 0.1,
+    dt: float = 1.0,
 ) -> DynamicalContext:
     r"""Measure exponents together with volume growth, saturation, and spectra of W and J_t.
 
@@ -173,6 +175,7 @@ def dynamical_context(
         saturated_below: a unit is saturated while the derivative of its activation function is
             below this fraction of its maximum: with 0.1 a tanh beyond ±0.949, a sigmoid gate
             outside 0.026 to 0.974. A ReLU is saturated while it is inactive.
+        dt: duration of a step; exponents, entropy and the growth of volumes are per unit of time.
 
     Returns:
         All quantities by trajectory, without gradients.
@@ -223,6 +226,7 @@ def dynamical_context(
             state_transient=state_transient,
             frame_transient=frame_transient,
             k=k,
+            dt=dt,
         )
         start = run.steps - int(spectrum.counted_steps[0])
         radius, norm = _sampled_jacobians(run, start, sampled_jacobians)
@@ -233,7 +237,7 @@ def dynamical_context(
             saturation = _saturation(run, recurrence, start, saturated_below)
         return DynamicalContext(
             spectrum=spectrum,
-            volume_growth_rate=_volume_growth_rate(run, start) if volume else None,
+            volume_growth_rate=_volume_growth_rate(run, start) / dt if volume else None,
             jacobian_spectral_radius=radius,
             jacobian_spectral_norm=norm,
             weights=weights,

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from flossing.analysis.linearisation import linearise
 from flossing.analysis.numerics.covariant_scan import scan_covariant
 from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarning
-from flossing.measurement.plan import exponent_count, random_frame
+from flossing.measurement.plan import checked_duration, exponent_count, random_frame
 from flossing.support.checks import require_integer
 from flossing.support.torch_typed import qr, svdvals, vector_norm
 from flossing.systems.recurrence import System
@@ -36,16 +36,18 @@ class CovariantVectors:
         steps: (T,), number of steps done at each point: vectors of index t are tangent vectors at
             the state h_{steps[t]}, where h_0 is the initial state.
         local: (T−1, B, k), growth rate of each vector from one point to the next, in nats per
-            step; −inf where the Jacobians map it to zero.
+            unit time; −inf where the Jacobians map it to zero.
+        dt: duration of a step in the caller's unit of time.
     """
 
     vectors: Float[Tensor, "T B n k"]
     steps: Int[Tensor, "T"]
     local: Float[Tensor, "intervals B k"]
+    dt: float = 1.0
 
     @property
     def exponents(self) -> Float[Tensor, "B k"]:
-        """Lyapunov exponents in nats per step: the means of the local rates."""
+        """Lyapunov exponents in nats per unit time: the means of the local rates."""
         return self.local.mean(dim=0)
 
     @property
@@ -129,6 +131,7 @@ def covariant_vectors(
     chunk: int | None = None,
     layer: int | None = None,
     dtype: torch.dtype | None = None,
+    dt: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> CovariantVectors:
     r"""Compute covariant Lyapunov vectors along a trajectory, one direction for each exponent.
@@ -170,6 +173,7 @@ def covariant_vectors(
             number of steps, which minimises memory.
         layer: as in `flossing.lyapunov_spectrum`.
         dtype: as in `flossing.lyapunov_spectrum`; `torch.float64` is recommended.
+        dt: duration of a step; exponents and local rates are per unit of time.
         generator: as in `flossing.lyapunov_spectrum`.
 
     Returns:
@@ -204,6 +208,7 @@ def covariant_vectors(
     if k is not None:
         require_integer("k", k, at_least=1)
     require_integer("every", every, at_least=1)
+    dt = checked_duration(dt)
     line = linearise(
         system,
         inputs,
@@ -229,7 +234,8 @@ def covariant_vectors(
         result = CovariantVectors(
             vectors=scan.vectors,
             steps=state_transient + torch.tensor(wanted),
-            local=scan.log_growth / every,
+            local=scan.log_growth / (every * dt),
+            dt=dt,
         )
     _warn_of_lost_rank(result)
     return result

@@ -14,6 +14,7 @@ from flossing.analysis.linearisation import Linearisation, linearise
 from flossing.analysis.numerics.scaled_columns import ScaledColumns
 from flossing.analysis.outputs import Loss, loss_gradient
 from flossing.errors import InvalidOptionError
+from flossing.measurement.plan import checked_duration
 from flossing.support.checks import require_integer
 from flossing.systems.recurrence import System
 
@@ -29,8 +30,8 @@ class GradientReach:
             if the norm at the last lag is not below it.
         exploding_lag: (B,), the first lag at which the norm exceeds 1/threshold; inf if there is
             none.
-        slope: (B,), in nats per step, of a least-squares line through the later half of the lags;
-            −inf where a norm there is zero.
+        slope: (B,), in nats per unit time, of a least-squares line through the later half of the
+            lags; −inf where a norm there is zero.
     """
 
     log_norm: Float[Tensor, "S B"]
@@ -56,10 +57,11 @@ class GradientHorizon:
         worst: the largest singular value of ∂h_T/∂h_{T−s}; `None` for `spectral_norm=False`.
         log_total_gradient: (T+1, B), log ‖dL/dh_t‖ for t = 0 … T, through all later states; `None`
             without a loss.
-        exponent: (B,), the largest Lyapunov exponent of the same steps, in nats per step: the
+        exponent: (B,), the largest Lyapunov exponent of the same steps, in nats per unit time: the
             limit of the slopes.
         threshold: norms below it, relative to lag 0, count as vanished, norms above its inverse
             as exploded.
+        dt: duration of a step in the caller's unit of time.
     """
 
     lags: Int[Tensor, "S"]
@@ -70,6 +72,7 @@ class GradientHorizon:
     log_total_gradient: Float[Tensor, "T_plus_1 B"] | None
     exponent: Float[Tensor, "B"]
     threshold: float
+    dt: float = 1.0
 
 
 def gradient_horizon(
@@ -86,6 +89,7 @@ def gradient_horizon(
     layer: int | None = None,
     dtype: torch.dtype | None = None,
     state_transient: int = 0,
+    dt: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> GradientHorizon:
     r"""Measure how far back gradients reach: the norm of ∂h_T/∂h_{T−s} by lag s, T the last step.
@@ -126,6 +130,8 @@ def gradient_horizon(
         layer: as in `flossing.lyapunov_spectrum`.
         dtype: as in `flossing.lyapunov_spectrum`.
         state_transient: number of first steps that are left out of the analysis.
+        dt: duration of a step; slopes and the exponent are per unit of time.
+            Lags are numbers of steps.
         generator: of the random directions; `None` for a fixed seed.
 
     Returns:
@@ -164,6 +170,7 @@ def gradient_horizon(
             f"threshold={threshold!r} must lie between 0 and 1: a gradient has vanished where its "
             "norm, relative to lag 0, is below it, and exploded where it is above its inverse"
         )
+    dt = checked_duration(dt)
     trajectory = linearise(
         system,
         inputs,
@@ -187,13 +194,14 @@ def gradient_horizon(
     at = torch.tensor(at, device=device)
     return GradientHorizon(
         lags=at,
-        error=None if errors is None else _gradient_reach(at, norms[..., 0], threshold),
-        random=_gradient_reach(at, of_random.mean(dim=-1), threshold) if directions else None,
+        error=None if errors is None else _gradient_reach(at, norms[..., 0], threshold, dt),
+        random=_gradient_reach(at, of_random.mean(dim=-1), threshold, dt) if directions else None,
         random_quartiles=_quartiles(of_random) if directions else None,
-        worst=None if largest is None else _gradient_reach(at, largest, threshold),
+        worst=None if largest is None else _gradient_reach(at, largest, threshold, dt),
         log_total_gradient=total,
-        exponent=exponent,
+        exponent=exponent / dt,
         threshold=threshold,
+        dt=dt,
     )
 
 
@@ -271,7 +279,7 @@ def log_total_gradient(
 
 
 def _gradient_reach(
-    lags: Int[Tensor, "S"], log_norm: Float[Tensor, "S B"], threshold: float
+    lags: Int[Tensor, "S"], log_norm: Float[Tensor, "S B"], threshold: float, dt: float = 1.0
 ) -> GradientReach:
     """Find where the log norms at ascending lags cross the threshold, and their slope.
 
@@ -287,7 +295,7 @@ def _gradient_reach(
         log_norm=log_norm,
         vanishing_lag=_first(lags, stays_below),
         exploding_lag=_first(lags, log_norm > -bound),
-        slope=_tail_slope(lags, log_norm),
+        slope=_tail_slope(lags, log_norm) / dt,
     )
 
 

@@ -35,13 +35,15 @@ class LongTermJacobian:
         origins: (O,), numbers τ of steps before each product, from the start of the sequence.
         log_singular_values: (S, O, B, k), in nats, in descending order and double precision; −inf
             for zero.
-        exponents: (B, k), Lyapunov exponents along the whole sequence, in nats per step.
+        exponents: (B, k), Lyapunov exponents along the whole sequence, in nats per unit time.
+        dt: duration of a step in the caller's unit of time.
     """
 
     horizons: Int[Tensor, "S"]
     origins: Int[Tensor, "O"]
     log_singular_values: Float[Tensor, "S O B k"]
     exponents: Float[Tensor, "B k"]
+    dt: float = 1.0
 
     @property
     def log10_condition(self) -> Float[Tensor, "S O B"]:
@@ -50,12 +52,12 @@ class LongTermJacobian:
 
     @property
     def predicted_log10_condition(self) -> Float[Tensor, "S B"]:
-        """log₁₀ exp((λ_1 − λ_k) s), as the exponents predict.
+        """log₁₀ exp((λ_1 − λ_k) s dt), as the exponents predict.
 
         Exact asymptotically: singular values differ from it by terms that stay bounded or grow
         like √s.
         """
-        slope = _log10_ratio(self.exponents.double().cpu())
+        slope = self.dt * _log10_ratio(self.exponents.double().cpu())
         return self.horizons.double().unsqueeze(-1) * slope
 
     @property
@@ -84,6 +86,7 @@ def long_term_jacobian(
     frame_transient: int | None = None,
     layer: int | None = None,
     dtype: torch.dtype | None = None,
+    dt: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> LongTermJacobian:
     r"""Compute singular values and condition number of the long-term Jacobian, by horizon.
@@ -122,6 +125,8 @@ def long_term_jacobian(
         layer: as in `flossing.lyapunov_spectrum`.
         dtype: precision of the trajectory and of the entries of single Jacobians; everything
             computed from them is in double precision.
+        dt: duration of a step; exponents are per unit of time.
+            Horizons and origins are numbers of steps.
         generator: of the first frame and the origins; `None` for a fixed seed.
 
     Returns:
@@ -183,6 +188,7 @@ def long_term_jacobian(
             frame=frame,
             layer=layer,
             dtype=dtype,
+            dt=dt,
         )
     values = _log_singular_values(
         line, frame, [start - state_transient for start in starts], lengths
@@ -193,6 +199,7 @@ def long_term_jacobian(
         origins=torch.tensor(starts),
         log_singular_values=values,
         exponents=spectrum.exponents,
+        dt=spectrum.dt,
     )
 
 

@@ -18,6 +18,7 @@ from flossing.plots.axes import (
     add_note,
     axes_or_new,
     finite_or_nan,
+    time_label,
     with_defaults,
 )
 
@@ -62,7 +63,7 @@ def plot_gradient_horizon(
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     prefix = f"{label}: " if label else ""
-    lags = result.lags.cpu().numpy()
+    lags = result.lags.cpu().numpy() * result.dt
     exponent = finite_or_nan(result.exponent.cpu()).mean().item()
     axes.plot(
         lags,
@@ -90,10 +91,10 @@ def plot_gradient_horizon(
         )
     _mark_thresholds(axes, result)
     _note_vanished(axes, result, prefix)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=result.dt == 1.0))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
-    axes.set_xlabel("lag (steps)")
+    axes.set_xlabel(time_label("lag", result.dt))
     axes.set_ylabel("relative norm of the gradient")
     return axes
 
@@ -122,4 +123,4 @@ def _note_vanished(axes: "Axes", result: GradientHorizon, prefix: str) -> None:
     vanished = [reach.log_norm.isneginf().any(dim=-1) for reach in _reaches(result)]
     lags = [int(result.lags[where][0]) for where in vanished if bool(where.any())]
     if lags:
-        add_note(axes, f"{prefix}zero from lag {min(lags)} on")
+        add_note(axes, f"{prefix}zero from lag {min(lags) * result.dt:g} on")

@@ -134,7 +134,7 @@ def _saturation_in_words(context: DynamicalContext) -> str:
 
 
 def _growth_per_step(context: DynamicalContext) -> float:
-    return math.exp(float(context.spectrum.exponents[:, 0].double().mean()))
+    return math.exp(float(context.spectrum.exponents[:, 0].double().mean()) * context.spectrum.dt)
 
 
 def _quantities_table(context: DynamicalContext, volume: float) -> Table:

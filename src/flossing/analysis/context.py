@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -159,7 +159,7 @@ def dynamical_context(
 
     Args:
         system: as in `flossing.lyapunov_spectrum`.
-        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        inputs: as in `flossing.lyapunov_spectrum`; each sequence counts its own steps only.
         state: as in `flossing.lyapunov_spectrum`.
         steps: as in `flossing.lyapunov_spectrum`.
         layer: as in `flossing.lyapunov_spectrum`; weights and saturation are then those of that
@@ -171,7 +171,8 @@ def dynamical_context(
         k: number of exponents; `None` for all n. Fewer may leave the dimension undetermined.
         volume: whether to compute determinants.
         sampled_jacobians: number of steps, evenly spaced, at which eigenvalues and norms of the
-            Jacobian are computed; all steps if there are fewer.
+            Jacobian are computed; all steps if there are fewer. A shorter sequence has those
+            before its end.
         saturated_below: a unit is saturated while the derivative of its activation function is
             below this fraction of its maximum: with 0.1 a tanh beyond ±0.949, a sigmoid gate
             outside 0.026 to 0.974. A ReLU is saturated while it is inactive.
@@ -228,7 +229,7 @@ def dynamical_context(
             k=k,
             dt=dt,
         )
-        start = run.steps - int(spectrum.counted_steps[0])
+        start = run.lengths[0] - int(spectrum.counted_steps[0])
         radius, norm = _sampled_jacobians(run, start, sampled_jacobians)
         weights, saturation = {}, {}
         if isinstance(recurrence := run.problem.recurrence, StockRecurrence):
@@ -276,7 +277,12 @@ def _volume_growth_rate(run: Linearisation, start: int) -> Float[Tensor, "B"]:
         steps = range(first, min(first + window, run.steps))
         jacobians = torch.stack([run.jacobian(step) for step in steps])
         total += slogdet(jacobians)[1].double().sum(dim=0)
-    return (total / (run.steps - start)).to(run.states.dtype)
+    # After the end of a trajectory determinants are 1.
+    return (total / _counted(run, start)).to(run.states.dtype)
+
+
+def _counted(run: Linearisation, start: int) -> Int[Tensor, "B"]:
+    return torch.tensor(run.lengths, device=run.states.device) - start
 
 
 def _sampled_jacobians(
@@ -288,10 +294,11 @@ def _sampled_jacobians(
     radii: list[Tensor] = []
     norms: list[Tensor] = []
     for sample in range(samples):
-        jacobian = run.jacobian(start + sample * counted // samples)
-        radii.append(eigvals(jacobian).abs().amax(dim=-1))
-        norms.append(matrix_norm(jacobian, ord=2))
-    return torch.stack(radii).mean(dim=0), torch.stack(norms).mean(dim=0)
+        step = start + sample * counted // samples
+        jacobian, ended = run.jacobian(step), ~run.running(step, step + 1).squeeze(0)
+        radii.append(eigvals(jacobian).abs().amax(dim=-1).masked_fill(ended, torch.nan))
+        norms.append(matrix_norm(jacobian, ord=2).masked_fill(ended, torch.nan))
+    return torch.stack(radii).nanmean(dim=0), torch.stack(norms).nanmean(dim=0)
 
 
 def _saturation(
@@ -303,13 +310,15 @@ def _saturation(
     throughout: dict[tuple[int, str], Bool[Tensor, "B N"]] = {}
     for first in range(start, run.steps, _SLOPE_WINDOW):
         last = min(first + _SLOPE_WINDOW, run.steps)
+        running = run.running(first, last).unsqueeze(-1)
         inputs = cast(Tensor, run.problem.inputs_from(skipped + first, skipped + last))
         for gate, slope in recurrence.slopes(inputs, run.states[first:last]).items():
-            saturated = slope < relative_slope
+            saturated = (slope < relative_slope) & running
             counts[gate] = counts.get(gate, 0) + saturated.sum(dim=0)
-            throughout[gate] = throughout.get(gate, True) & saturated.all(dim=0)
-    steps = run.steps - start
+            throughout[gate] = throughout.get(gate, True) & (saturated | ~running).all(dim=0)
     return {
-        gate: Saturation(count.double().mean(-1) / steps, throughout[gate].double().mean(-1))
+        gate: Saturation(
+            count.double().mean(-1) / _counted(run, start), throughout[gate].double().mean(-1)
+        )
         for gate, count in counts.items()
     }

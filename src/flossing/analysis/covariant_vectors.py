@@ -158,7 +158,8 @@ def covariant_vectors(
 
     Args:
         system: as in `flossing.lyapunov_spectrum`.
-        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        inputs: as in `flossing.lyapunov_spectrum`. In a `PackedSequence` of different lengths,
+            vectors are those along the steps that all sequences have.
         state: as in `flossing.lyapunov_spectrum`.
         steps: as in `flossing.lyapunov_spectrum`.
         k: number of vectors; `None` for all n dimensions of the state.
@@ -219,9 +220,10 @@ def covariant_vectors(
         state_transient=state_transient,
         exponents=k,
     )
-    wanted = _wanted(line.steps, frame_transient, backward_transient, every)
+    shortest = min(line.lengths)
+    wanted = _wanted(shortest, frame_transient, backward_transient, every)
     if chunk is None:
-        chunk = math.isqrt(line.steps - 1) + 1
+        chunk = math.isqrt(shortest - 1) + 1
     require_integer("chunk", chunk, at_least=1)
     count = exponent_count(k, line.size)
     frame = random_frame(line.states[0], line.size, count, generator)
@@ -230,7 +232,7 @@ def covariant_vectors(
         torch.no_grad(),
         torch.autocast(frame.device.type, enabled=False),
     ):
-        scan = scan_covariant(line.tangent.push, frame, line.steps, wanted, chunk)
+        scan = scan_covariant(line.tangent.push, frame, shortest, wanted, chunk)
         result = CovariantVectors(
             vectors=scan.vectors,
             steps=state_transient + torch.tensor(wanted),

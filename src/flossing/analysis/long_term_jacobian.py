@@ -110,7 +110,8 @@ def long_term_jacobian(
 
     Args:
         system: as in `flossing.lyapunov_spectrum`.
-        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        inputs: as in `flossing.lyapunov_spectrum`. In a `PackedSequence` of different lengths,
+            products lie within the steps that all sequences have.
         state: as in `flossing.lyapunov_spectrum`.
         horizons: increasing numbers of steps s. `None`: 1, 2, 3, 4, 6, 8, 12, 16, … up to half of
             the steps after the transients.
@@ -169,12 +170,13 @@ def long_term_jacobian(
     require_integer("k", count, at_least=1, at_most=line.size)
     generator = generator or torch.Generator().manual_seed(0)
     frame = _random_frame(line, count, generator)
-    aligned = line.steps // 10 if frame_transient is None else frame_transient
+    shortest = min(line.lengths)
+    aligned = shortest // 10 if frame_transient is None else frame_transient
     require_integer("frame_transient", aligned, at_least=0)
     # For k = n any frame spans the whole space, and none needs to be aligned.
     first = aligned if count < line.size or frame_transient is not None else 0
-    lengths = _checked_horizons(horizons, line.steps - first)
-    last = line.steps - lengths[-1]
+    lengths = _checked_horizons(horizons, shortest - first)
+    last = shortest - lengths[-1]
     starts = _checked_origins(origins, state_transient + first, state_transient + last, generator)
     # One warning about singular values and exponents together follows below.
     with ignored_warnings(LostRankWarning), torch.no_grad():

@@ -34,11 +34,11 @@ def plot_gradient_horizon(
 ) -> "Axes":
     """Plot norms of long-term gradients, relative to lag 0, against the lag.
 
-    Curves are geometric means over trajectories. The band lies between the lower and the upper
-    quartile of the random directions. Dotted lines mark the threshold below which a gradient
-    counts as vanished and, if a curve exceeds it, its inverse. The slope of the thin grey line is
-    the largest Lyapunov exponent. Norms of zero cannot be drawn; a note gives the lag at which
-    they begin.
+    Curves are geometric means over trajectories, as far back as all of them reach. The band lies
+    between the lower and the upper quartile of the random directions. Dotted lines mark the
+    threshold below which a gradient counts as vanished and, if a curve exceeds it, its inverse.
+    The slope of the thin grey line is the largest Lyapunov exponent. Norms of zero cannot be
+    drawn; a note gives the lag at which they begin.
 
     Args:
         result: A result of `flossing.gradient_horizon`.

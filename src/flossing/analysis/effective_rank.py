@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from flossing.analysis.linearisation import analysed_map
+from flossing.analysis.linearisation import analysed_map, zero_after_end
 from flossing.analysis.outputs import Loss, loss_value, outputs
 from flossing.errors import InvalidOptionError, NonFiniteError
 from flossing.support.autocast import without_autocast
@@ -113,7 +113,8 @@ def effective_rank(
 
     Args:
         system: as in `flossing.lyapunov_spectrum`.
-        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        inputs: as in `flossing.lyapunov_spectrum`; outputs after the end of a shorter sequence are
+            zero.
         state: as in `flossing.lyapunov_spectrum`.
         loss: maps the outputs of all steps after the transient to a scalar; see
             `flossing.gradient_horizon`.
@@ -130,8 +131,7 @@ def effective_rank(
 
     Raises:
         UnsupportedSystemError: the system has no single deterministic forward map.
-        InvalidInputError: invalid inputs, sequences of different lengths, or no steps left after
-            the transient.
+        InvalidInputError: invalid inputs, or no steps left after the transient.
         InvalidStateError: an invalid initial state.
         InvalidOptionError: an option has an invalid value, a matrix does not exist, or the loss is
             not a scalar or has a zero gradient.
@@ -245,7 +245,7 @@ def _loss(
     if state_transient:
         start = trajectory(problem, start, 0, state_transient, "detach")[-1]
     states = trajectory(problem, start, state_transient, problem.steps, "full")
-    check_finite(states, state_transient)
+    check_finite(zero_after_end(states, problem), state_transient)
     return loss_value(loss, outputs(system, problem, states[1:]))
 
 

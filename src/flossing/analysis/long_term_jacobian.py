@@ -36,13 +36,15 @@ class LongTermJacobian:
         origins: (O,), numbers τ of steps before each product, from the start of the sequence.
         log_singular_values: (S, O, B, k), in nats, in descending order and double precision; −inf
             for zero.
-        exponents: (B, k), Lyapunov exponents along the whole sequence, in nats per step.
+        exponents: (B, k), Lyapunov exponents along the whole sequence, in nats per unit time.
+        dt: duration of a step in the caller's unit of time.
     """
 
     horizons: Int[Tensor, "S"]
     origins: Int[Tensor, "O"]
     log_singular_values: Float[Tensor, "S O B k"]
     exponents: Float[Tensor, "B k"]
+    dt: float = 1.0
 
     @property
     def log10_condition(self) -> Float[Tensor, "S O B"]:
@@ -51,12 +53,12 @@ class LongTermJacobian:
 
     @property
     def predicted_log10_condition(self) -> Float[Tensor, "S B"]:
-        """log₁₀ exp((λ_1 − λ_k) s), as the exponents predict.
+        """log₁₀ exp((λ_1 − λ_k) s dt), as the exponents predict.
 
         Exact asymptotically: singular values differ from it by terms that stay bounded or grow
         like √s.
         """
-        slope = _log10_ratio(self.exponents.double().cpu())
+        slope = self.dt * _log10_ratio(self.exponents.double().cpu())
         return self.horizons.double().unsqueeze(-1) * slope
 
     @property
@@ -85,6 +87,7 @@ def long_term_jacobian(
     frame_transient: int | None = None,
     layer: int | None = None,
     dtype: torch.dtype | None = None,
+    dt: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> LongTermJacobian:
     r"""Compute singular values and condition number of the long-term Jacobian, by horizon.
@@ -108,7 +111,8 @@ def long_term_jacobian(
 
     Args:
         system: as in `flossing.lyapunov_spectrum`.
-        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        inputs: as in `flossing.lyapunov_spectrum`. In a `PackedSequence` of different lengths,
+            products lie within the steps that all sequences have.
         state: as in `flossing.lyapunov_spectrum`.
         horizons: increasing numbers of steps s. `None`: 1, 2, 3, 4, 6, 8, 12, 16, … up to half of
             the steps after the transients.
@@ -123,6 +127,8 @@ def long_term_jacobian(
         layer: as in `flossing.lyapunov_spectrum`.
         dtype: precision of the trajectory and of the entries of single Jacobians; everything
             computed from them is in double precision.
+        dt: duration of a step; exponents are per unit of time.
+            Horizons and origins are numbers of steps.
         generator: of the first frame and the origins; `None` for a fixed seed.
 
     Returns:
@@ -165,12 +171,13 @@ def long_term_jacobian(
     require_integer("k", count, at_least=1, at_most=line.size)
     generator = generator or torch.Generator().manual_seed(0)
     frame = _random_frame(line, count, generator)
-    aligned = line.steps // 10 if frame_transient is None else frame_transient
+    shortest = min(line.lengths)
+    aligned = shortest // 10 if frame_transient is None else frame_transient
     require_integer("frame_transient", aligned, at_least=0)
     # For k = n any frame spans the whole space, and none needs to be aligned.
     first = aligned if count < line.size or frame_transient is not None else 0
-    lengths = _checked_horizons(horizons, line.steps - first)
-    last = line.steps - lengths[-1]
+    lengths = _checked_horizons(horizons, shortest - first)
+    last = shortest - lengths[-1]
     starts = _checked_origins(origins, state_transient + first, state_transient + last, generator)
     # One warning about singular values and exponents together follows below.
     with ignored_warnings(LostRankWarning), torch.no_grad():
@@ -184,6 +191,7 @@ def long_term_jacobian(
             frame=frame,
             layer=layer,
             dtype=dtype,
+            dt=dt,
         )
     values = _log_singular_values(
         line, frame, [start - state_transient for start in starts], lengths
@@ -194,6 +202,7 @@ def long_term_jacobian(
         origins=torch.tensor(starts),
         log_singular_values=values,
         exponents=spectrum.exponents,
+        dt=spectrum.dt,
     )
 
 

@@ -43,6 +43,7 @@ class Options:
     tolerance: float | None = None
     generator: torch.Generator | None = None
     backend: str | Backend = "auto"
+    on_divergence: str = "raise"
 
 
 class Plan(NamedTuple):
@@ -99,7 +100,7 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
         pace=Pace(interval or 1, interval is None, _limits(problem.state.dtype, options, interval)),
         state_gradient=_checked_state_gradient(options.state_gradient),
         checkpoint_interval=checkpoint_interval,
-        dt=_duration(options.dt),
+        dt=checked_duration(options.dt),
         tolerance=_checked_tolerance(options.tolerance, problem),
         backend=chosen_backend(options.backend, problem, frame.shape[-1]),
     )
@@ -145,7 +146,12 @@ def _checked_state_gradient(state_gradient: StateGradient) -> StateGradient:
     return require_integer("state_gradient", state_gradient, at_least=1)
 
 
-def _duration(dt: float) -> float:
+def checked_duration(dt: float) -> float:
+    """Return the duration of a step.
+
+    Raises:
+        InvalidOptionError: it is not a positive number.
+    """
     if not (math.isfinite(dt) and dt > 0):
         raise InvalidOptionError(f"dt must be a positive duration of one step, not {dt!r}")
     return float(dt)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.errors import NonFiniteError
 from flossing.measurement.compiled_growth import compiled_growth
 from flossing.measurement.growth import Growth, reference_growth
 from flossing.measurement.plan import Plan
@@ -16,6 +17,7 @@ from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians, identity_after
 from flossing.support.autocast import backward_without_autocast
 from flossing.support.recomputation import recomputed
+from flossing.systems.divergence import diverging_frame
 from flossing.systems.gates import RELU
 from flossing.systems.jacobian_stack import JacobianStack
 from flossing.systems.recurrence import DrivenMap
@@ -176,7 +178,10 @@ def _run_segment(
         # Of checkpointed segments, which are many and are repeated, it is checked after the run.
         if plan.checkpoint_interval is None or not torch.is_grad_enabled():
             check_step(problem, slice(start, stop), states[:-1], states[1:], tangent)
-    growth = plan.backend(tangent, frame, _stops(problem, plan, start, stop), pace)
+    try:
+        growth = plan.backend(tangent, frame, _stops(problem, plan, start, stop), pace)
+    except NonFiniteError as error:
+        raise diverging_frame(error, tangent, frame, start, stop) from None
     return _Segment(states[-1], states.detach(), growth)
 
 

@@ -4,14 +4,17 @@ The fast scans are compared with it, in tests and benchmarks. Frames that lose r
 that are not finite. See docs/mathematics.md, QR and its gauge.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.errors import NonFiniteError
 from flossing.scan.boundaries import Pace
 from flossing.scan.factor import factor
+from flossing.scan.pytorch import NOT_FINITE
 from flossing.support.torch_typed import qr
 
 
@@ -94,6 +97,9 @@ def scan_reference(
         frame: orthonormal frame to start from.
         stops: increasing steps that must be boundaries; the last one is the number of steps.
         pace: the interval between boundaries; an adaptive one is a boundary at every step.
+
+    Raises:
+        NonFiniteError: a tangent vector is infinite or NaN.
     """
     log_growth: list[Tensor] = []
     ends: list[int] = []
@@ -112,6 +118,8 @@ def scan_reference(
             while taken > 1 and not used <= 1.0:
                 taken //= 2
                 used = factor(trail[taken].detach(), pace.limits).used
+            if math.isnan(used):
+                raise NonFiniteError(NOT_FINITE)
             if not pace.adaptive:
                 pace = pace.after(planned, taken, used)
             frame, triangular = qr(trail[taken])

@@ -133,9 +133,8 @@ def _add_input_options(group: "Group") -> None:
     group.add_argument(
         "--layout",
         choices=("time-first", "batch-first"),
-        default="time-first",
         help="order of axes: (steps, sequences, features), or (sequences, steps, features) "
-        "(default: %(default)s)",
+        "(default: time-first)",
     )
     group.add_argument(
         "--steps",
@@ -227,7 +226,13 @@ def _analyze(options: argparse.Namespace) -> int:
 
     console = Console()
     subject = _subject(options)
-    console.print(subject.network.summary, highlight=False, soft_wrap=True)
+    network = subject.network
+    for line in (
+        network.summary,
+        *network.rebuilt,
+        *(f"Assumed: {it}" for it in network.assumptions),
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     report = _analyse_with_progress(subject, options.sections, console)
     make_folders(options.output, options.json)
     options.output.write_text(render(report), encoding="utf-8")
@@ -253,6 +258,7 @@ def _subject(options: argparse.Namespace) -> "Subject":
         network=network,
         inputs=driving.inputs,
         source=driving.source,
+        assumption=driving.assumption,
         horizon=options.horizon or driving.delay or DEFAULT_HORIZON,
         k=options.k,
         layer=options.layer,

@@ -89,6 +89,7 @@ class Subject:
         network: From a checkpoint.
         inputs: (T, B, D).
         source: Where the inputs come from, as text for the report.
+        assumption: A sentence about how the inputs were read, if that is in doubt.
         horizon: H, the number of steps over which gradients should be carried.
         k: Number of exponents; `None` for all, up to `MOST_EXPONENTS`.
         layer: Layer of a stack to analyse; `None` for the whole stack as one state.
@@ -105,6 +106,7 @@ class Subject:
     layer: int | None = None
     dtype: torch.dtype | None = None
     state_transient: int = 0
+    assumption: str = ""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -129,7 +131,8 @@ class Subject:
         measured = (
             f"Measured on {self.source}: {plural(sequences, 'sequence')} of {plural(steps, 'step')}"
             f" with {plural(features, 'feature')}, for a horizon of {plural(self.horizon, 'step')}."
-        )
+            f" {self.assumption}"
+        ).strip()
         if steps >= self.horizon:
             return (measured,)
         return measured, (

@@ -67,8 +67,12 @@ def read_run(path: Path) -> Run:
         document = {name: first[name] for name in _FIRST} | {name: last[name] for name in _LAST}
         for name in _SEQUENCES:
             document[name] = [line[name] for line in records if name in line]
-        return decode(Run, document)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        run = decode(Run, document)
+        if not run.evaluations:
+            raise ValueError("it has no evaluation")
+        return run
+    # Nesting without end exhausts the stack.
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UnreadableFileError(
             f"{str(path)!r} is whole but does not hold a run ({error}): another program wrote it; "
             "run it again"
@@ -199,7 +203,7 @@ def _without_seal(path: Path, content: bytes) -> bytes:
 def _require_format(path: Path, content: bytes) -> None:
     try:
         first = json.loads(content.partition(b"\n")[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         first = None
     if not isinstance(first, dict) or not {"format", "configuration"} <= cast(Line, first).keys():
         raise UnreadableFileError(

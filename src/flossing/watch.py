@@ -116,14 +116,17 @@ def watch(
             f"horizon_factor={horizon_factor!r} must be a number above 1, the factor by which a "
             "gradient may change: pass, for example, horizon_factor=1000"
         )
-    for name, value in (
-        ("k", k),
-        ("every", every),
-        ("steps", steps),
-        ("trajectories", trajectories),
-        ("condition_horizon", condition_horizon),
-    ):
+    # As an `int`: a list times a NumPy integer would be a product, not a longer list.
+    k, every, steps, trajectories, condition_horizon = (
         require_integer(name, value, at_least=1)
+        for name, value in (
+            ("k", k),
+            ("every", every),
+            ("steps", steps),
+            ("trajectories", trajectories),
+            ("condition_horizon", condition_horizon),
+        )
+    )
     return Watcher(
         _Measurement(system, k, steps, trajectories, layer, condition_horizon, horizon_factor),
         _Budget(every, share, clock),

@@ -112,7 +112,7 @@ def analysed_map(
         FlossingError: as `linearise`, except for a trajectory that diverges.
     """
     problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
-    require_integer("state_transient", state_transient, at_least=0)
+    state_transient = require_integer("state_transient", state_transient, at_least=0)
     if min(problem.lengths) != problem.steps:
         raise InvalidInputError(
             f"the sequences have different lengths, from {min(problem.lengths)} to "

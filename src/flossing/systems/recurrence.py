@@ -265,7 +265,8 @@ def _time_first(
     if not isinstance(inputs, Tensor):
         raise InvalidInputError(
             "inputs must be a tensor (steps, batch, features) or (steps, features), or a "
-            f"PackedSequence, not a {type(inputs).__name__}"
+            f"PackedSequence, not a {type(inputs).__name__}: convert arrays with "
+            "torch.from_numpy(...), lists with torch.tensor(...), in the precision of the system"
         )
     # (steps, features): unbatched, as PyTorch's modules take it.
     if inputs.dim() == 2:

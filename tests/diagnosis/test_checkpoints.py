@@ -332,6 +332,19 @@ class Leaky(torch.nn.Module):
 def make(size=3):
     return Leaky(size)
 
+class Careless(Leaky):
+    def load_state_dict(self, weights):
+        return super().load_state_dict(weights, strict=False)
+
+def make_careless(size=3):
+    return Careless(size)
+
+def make_meta():
+    return Leaky().to("meta")
+
+def fails():
+    raise KeyError("size")
+
 def not_a_module():
     return 3
 """
@@ -369,6 +382,8 @@ def test_a_factory_takes_arguments_and_weights(saved, own_cell):
         ("missing", {}, InvalidOptionError, "has no function 'missing'"),
         ("not_a_module", {}, InvalidOptionError, "returned a int; expected an nn.Module"),
         ("make", {"width": 5}, InvalidOptionError, "could not be called.*width"),
+        ("fails", {}, InvalidOptionError, "could not be called.*KeyError: 'size'"),
+        ("make_meta", {}, InvalidOptionError, "on the meta device"),
         ("make", {"size": 4}, InvalidCheckpointError, "are not those of the module.*size mismatch"),
     ],
 )
@@ -387,8 +402,22 @@ def test_a_factory_without_weights_in_the_file_or_with_two_sets(saved, own_cell)
         load_network(saved(twice), description)
 
 
+def test_tensors_that_a_factory_does_not_take_are_named(saved, own_cell):
+    weights = linear_weights(3, "cell.") | {"readout.weight": torch.ones(1, 3)}
+    description = Description(module=f"{own_cell}:make")
+    network = load_network(saved(weights), description)
+    assert network.assumptions == ("tensors of the file without a place in it: readout.weight",)
+    assert load_network(saved(linear_weights(3, "cell.")), description).assumptions == ()
+    careless = Description(module=f"{own_cell}:make_careless")
+    weights = linear_weights(3) | {"recurrent.mask": torch.ones(3, 3)}
+    assert "recurrent.mask" in load_network(saved(weights), careless).assumptions[0]
+    del weights["recurrent.bias"]
+    with pytest.raises(InvalidCheckpointError, match=r"took no value for recurrent\.bias"):
+        load_network(saved(weights), careless)
+
+
 def test_a_factory_that_cannot_be_imported(saved):
-    message = r"nowhere.at_all:make could not be imported \(No module named"
+    message = r"nowhere.at_all:make could not be imported \(ModuleNotFoundError: No module named"
     with pytest.raises(InvalidOptionError, match=message):
         load_network(saved(linear_weights(3)), Description(module="nowhere.at_all:make"))
 

@@ -104,9 +104,14 @@ def load_network(path: Path, description: Description | None = None) -> Network:
     if description.factory is None:
         return _stock_network(tensors, description)
     module = build_by_factory(description.factory, description.arguments)
-    prefix = load_exactly(module, tensors, description.prefix)
+    prefix, unused = load_exactly(module, tensors, description.prefix)
     _require_finite(module.state_dict(), prefix)
-    return Network(module.eval(), prefix, f"{type(module).__name__} by {description.factory}")
+    return Network(
+        module.eval(),
+        prefix,
+        f"{type(module).__name__} by {description.factory}",
+        (f"tensors of the file without a place in it: {_listed(unused)}",) if unused else (),
+    )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -184,13 +189,17 @@ def _chosen(
     )
 
 
-def _no_recurrent_layer(tensors: Mapping[str, Tensor]) -> str:
-    names = list(tensors)
+def _listed(names: Sequence[str]) -> str:
+    """Return the first few names as text, and how many more there are."""
     more = len(names) - _NAMES_SHOWN
-    listed = ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _no_recurrent_layer(tensors: Mapping[str, Tensor]) -> str:
     return (
         "the checkpoint contains no nn.RNN, nn.GRU or nn.LSTM: expected names such as "
-        f"weight_hh_l0, found {listed}; for a custom module pass --module package.module:factory"
+        f"weight_hh_l0, found {_listed(list(tensors))}; for a custom module pass --module "
+        "package.module:factory"
     )
 
 

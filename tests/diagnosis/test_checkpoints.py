@@ -1,6 +1,6 @@
 """Recurrent networks found in checkpoints, and what is refused."""
 
-import argparse
+import datetime
 import io
 import os
 import pickle
@@ -201,8 +201,8 @@ def test_more_than_tensors_is_named(saved, new):
     whole = saved(nn.LSTM(1, 4), _use_new_zipfile_serialization=new)
     with pytest.raises(UnreadableFileError, match=r"a whole module \(torch.nn.modules.rnn.LSTM"):
         load_network(whole)
-    content = {"state_dict": nn.GRU(1, 4).state_dict(), "options": argparse.Namespace(a=1)}
-    with pytest.raises(UnreadableFileError, match=r"more than tensors \(argparse.Namespace\)"):
+    content = {"state_dict": nn.GRU(1, 4).state_dict(), "options": datetime.timedelta(1)}
+    with pytest.raises(UnreadableFileError, match=r"more than tensors \(datetime.timedelta\)"):
         load_network(saved(content, _use_new_zipfile_serialization=new))
 
 
@@ -234,7 +234,7 @@ def damaged_files():
 def test_damaged_files(tmp_path, name, content, suffix):
     path = tmp_path / f"{name}{suffix}"
     path.write_bytes(content)
-    with pytest.raises(UnreadableFileError, match="is damaged|is not a whole"):
+    with pytest.raises(UnreadableFileError, match="is damaged|is not a whole|is empty"):
         load_network(path)
 
 
@@ -245,7 +245,7 @@ def test_no_file(tmp_path):
         load_network(tmp_path)
 
 
-@pytest.mark.parametrize("content", [torch.zeros(3), {"epoch": 3}, [torch.zeros(2)], 7])
+@pytest.mark.parametrize("content", [torch.zeros(3), {"epoch": 3}, [2.0], 7])
 def test_no_named_tensors(saved, content):
     with pytest.raises(InvalidCheckpointError, match="without named tensors"):
         load_network(saved(content))

@@ -116,6 +116,11 @@ def with_derived_weights(tensors: Mapping[str, Tensor]) -> Derived:
     return Derived(whole, how, unknown)
 
 
+def recurrent_names(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of recurrent weights, and of the parts of which they are made."""
+    return [name for name in tensors if _WHOLE.fullmatch(name) or _part(name, tensors)]
+
+
 def _part(name: str, tensors: Mapping[str, Tensor]) -> re.Match[str] | None:
     beside = _BESIDE.fullmatch(name)
     if beside and beside["prefix"] + beside["own"] not in tensors:

@@ -1,6 +1,7 @@
 """Batches of inputs for flossing, and windows sampled from them."""
 
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -52,14 +53,15 @@ def inputs_and_options(batch: Any) -> tuple[Any, dict[str, int]]:
         InvalidInputError: the batch has no inputs.
     """
     inputs = getattr(batch, "inputs", batch)
-    if isinstance(inputs, int) and not isinstance(inputs, bool):
-        return None, {"steps": inputs}
     if isinstance(inputs, Tensor | PackedSequence):
         return inputs, {}
+    if isinstance(inputs, int | Integral) and not isinstance(inputs, bool):
+        return None, {"steps": int(inputs)}
     raise InvalidInputError(
         "each batch must be a tensor or PackedSequence of inputs, have one as its attribute "
         f"'inputs', or be a number of steps, not a {type(inputs).__name__}: from pairs, take the "
-        "inputs, e.g. (inputs for inputs, targets in loader)"
+        "inputs, e.g. (inputs for inputs, targets in loader); convert arrays with "
+        "torch.from_numpy(...)"
     )
 
 

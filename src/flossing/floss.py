@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from flossing.batches import Batches, batch_source, inputs_and_options, sample_window
 from flossing.errors import InvalidOptionError, SkippedStepWarning
 from flossing.loss import layer_spectra, squared_deviations
-from flossing.support.checks import require_integer
+from flossing.support.checks import number_or_none, require_integer
 from flossing.support.warning_filters import recorded_warnings
 from flossing.systems.recurrence import System
 
@@ -313,9 +313,10 @@ def _make_optimizer(
         return optimizer
     if optimizer is not None:
         return optimizer(parameters)
-    if not (math.isfinite(lr) and lr > 0):
+    step_size = number_or_none(lr)
+    if step_size is None or not 0 < step_size < math.inf:
         raise InvalidOptionError(f"lr must be a positive step size, not {lr!r}")
-    return torch.optim.Adam(parameters, lr=lr)
+    return torch.optim.Adam(parameters, lr=step_size)
 
 
 def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:

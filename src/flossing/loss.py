@@ -122,7 +122,12 @@ def reduction_named(reduction: Reduction) -> Callable[[Tensor], Tensor]:
 
 
 def _checked_target(target: float | Sequence[float] | Tensor, exponents: Tensor) -> Tensor:
-    tensor = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
+    try:
+        tensor = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidOptionError(
+            f"target must be a number, a list of numbers or a tensor, not {target!r}: {error}"
+        ) from error
     shapes = ((), exponents.shape[-1:], exponents.shape[-2:])
     if tensor.shape not in shapes:
         raise InvalidOptionError(

@@ -201,7 +201,7 @@ def dynamical_context(
         >>> torch.testing.assert_close(contraction, context.volume_growth_rate, rtol=1e-4, atol=0)
     """
     require_choice("volume", volume, (True, False))
-    require_integer("sampled_jacobians", sampled_jacobians, at_least=1)
+    sampled_jacobians = require_integer("sampled_jacobians", sampled_jacobians, at_least=1)
     if not 0 < saturated_below < 1:
         raise InvalidOptionError(
             f"saturated_below={saturated_below!r} must lie between 0 and 1: it is a fraction of "

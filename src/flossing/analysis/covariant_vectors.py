@@ -208,8 +208,8 @@ def covariant_vectors(
         1.0304
     """
     if k is not None:
-        require_integer("k", k, at_least=1)
-    require_integer("every", every, at_least=1)
+        k = require_integer("k", k, at_least=1)
+    every = require_integer("every", every, at_least=1)
     dt = checked_duration(dt)
     line = linearise(
         system,
@@ -225,7 +225,7 @@ def covariant_vectors(
     wanted = _wanted(shortest, frame_transient, backward_transient, every)
     if chunk is None:
         chunk = math.isqrt(shortest - 1) + 1
-    require_integer("chunk", chunk, at_least=1)
+    chunk = require_integer("chunk", chunk, at_least=1)
     count = exponent_count(k, line.size)
     frame = random_frame(line.states[0], line.size, count, generator)
     with torch.inference_mode(False), torch.no_grad(), without_autocast():
@@ -246,8 +246,8 @@ def _wanted(
     """Return the points at which vectors are wanted, in steps after the state transient."""
     first = steps // 10 if frame_transient is None else frame_transient
     last = steps // 10 if backward_transient is None else backward_transient
-    require_integer("frame_transient", first, at_least=0)
-    require_integer("backward_transient", last, at_least=0)
+    first = require_integer("frame_transient", first, at_least=0)
+    last = require_integer("backward_transient", last, at_least=0)
     wanted = range(first, steps - last + 1, every)
     if len(wanted) < 2:
         raise InvalidInputError(

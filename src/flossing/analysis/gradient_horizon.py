@@ -166,7 +166,7 @@ def gradient_horizon(
         >>> horizon.error.log_norm.shape, horizon.log_total_gradient.shape
         (torch.Size([61, 4]), torch.Size([61, 4]))
     """
-    require_integer("directions", directions, at_least=0)
+    directions = require_integer("directions", directions, at_least=0)
     if not 0 < threshold < 1:
         raise InvalidOptionError(
             f"threshold={threshold!r} must lie between 0 and 1: a gradient has vanished where its "

@@ -157,7 +157,7 @@ def analysed_map(
         FlossingError: as `linearise`, except for a trajectory that diverges.
     """
     problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
-    require_integer("state_transient", state_transient, at_least=0)
+    state_transient = require_integer("state_transient", state_transient, at_least=0)
     shortest = min(problem.lengths)
     if state_transient >= shortest:
         which = "the trajectory" if len(problem.lengths) == 1 else "the shortest trajectory"

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -173,7 +173,7 @@ def long_term_jacobian(
     frame = _random_frame(line, count, generator)
     shortest = min(line.lengths)
     aligned = shortest // 10 if frame_transient is None else frame_transient
-    require_integer("frame_transient", aligned, at_least=0)
+    aligned = require_integer("frame_transient", aligned, at_least=0)
     # For k = n any frame spans the whole space, and none needs to be aligned.
     first = aligned if count < line.size or frame_transient is not None else 0
     lengths = _checked_horizons(horizons, shortest - first)
@@ -299,7 +299,7 @@ def _checked_horizons(horizons: Sequence[int] | None, room: int) -> list[int]:
 def _checked_origins(
     origins: int | Sequence[int], first: int, last: int, generator: torch.Generator
 ) -> list[int]:
-    if isinstance(origins, int):
+    if not isinstance(origins, Iterable) or getattr(origins, "ndim", 1) == 0:
         wanted = require_integer("origins", origins, at_least=1)
         order = torch.randperm(last - first + 1, generator=generator, device=generator.device)
         return sorted(first + int(start) for start in order[:wanted])

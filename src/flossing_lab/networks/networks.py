@@ -125,8 +125,11 @@ class RateNetwork(SequenceNetwork):
         first = self.initial_state(inputs.shape[1]) if state is None else state
         previous = states_before(self.hidden_states(inputs, first), first)
         (weights,) = self.vanilla_recurrence().layers
-        from_inputs, from_states = weights.currents(inputs, previous)
-        return self.readout(from_inputs + from_states)
+        # R x + c = R W_in s + R W h + R b + c, by products with R first: it has few rows.
+        readout = self.readout.weight
+        biases = cast(Tensor, weights.bias_ih) + cast(Tensor, weights.bias_hh)
+        from_inputs = linear(inputs, readout @ weights.weight_ih, self.readout(biases))
+        return from_inputs + linear(previous, readout @ weights.weight_hh)
 
 
 def states_before(states: Float[Tensor, "T B N"], first: State) -> Float[Tensor, "T B N"]:

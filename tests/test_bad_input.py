@@ -65,7 +65,7 @@ SYSTEMS = [
     (hooked, INPUTS, None, "forward pre-hook.*remove the hook.*parametrize.*callable"),
     (lambda: "rnn", INPUTS, None, "recurrent module, a cell, or a callable.*not a str"),
     (Model, INPUTS, torch.zeros(2, 4), "pass the recurrent module itself"),
-    (lambda: random_cell, INPUTS, torch.zeros(2, 3), "random or couples the rows.*eval"),
+    (lambda: random_cell, INPUTS, torch.zeros(2, 3), "is random, or the rows.*eval"),
     (lambda: batch_bound_cell, INPUTS, torch.zeros(2, 3), "any batch size"),
     (lambda: lambda x, h: (h, h, h), INPUTS, torch.zeros(2, 3), r"must return the next state"),
     (lambda: lambda x, h: h[:, :2], INPUTS, torch.zeros(2, 3), r"\(2, 3\).*returned.*\(2, 2\)"),

@@ -52,12 +52,20 @@ class DamagedRunWarning(UserWarning):
     """The file of a run is incomplete or of another run; it is set aside and the run repeated."""
 
 
+class CompiledCodeWarning(UserWarning):
+    """Compiled code cannot be kept on disk, was damaged there, or cannot be used."""
+
+
 class NumericalWarning(UserWarning):
     """The result is degraded; the message says how, and what to do about it."""
 
 
 class LostRankWarning(NumericalWarning):
     """The frame lost rank: some exponents are −inf."""
+
+
+class LostGradientWarning(NumericalWarning):
+    """Gradients of some exponents exceed the range of the precision, and were left out."""
 
 
 class IntervalWarning(NumericalWarning):

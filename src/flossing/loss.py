@@ -11,6 +11,7 @@ from flossing.errors import InvalidOptionError
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
 from flossing.systems.recurrence import System
+from flossing.systems.wrapped import unwrapped
 
 Reduction = str | Callable[[Tensor], Tensor]
 
@@ -80,6 +81,7 @@ def layer_spectra(
     **spectrum_options: Any,
 ) -> list[LyapunovSpectrum]:
     """Return the spectrum of each layer of a stack of stock layers, or of the whole system."""
+    system = unwrapped(system)
     if on_divergence != "raise":
         raise InvalidOptionError(
             f"on_divergence={on_divergence!r} is for lyapunov_spectrum: a loss with the exponents "
@@ -120,7 +122,12 @@ def reduction_named(reduction: Reduction) -> Callable[[Tensor], Tensor]:
 
 
 def _checked_target(target: float | Sequence[float] | Tensor, exponents: Tensor) -> Tensor:
-    tensor = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
+    try:
+        tensor = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidOptionError(
+            f"target must be a number, a list of numbers or a tensor, not {target!r}: {error}"
+        ) from error
     shapes = ((), exponents.shape[-1:], exponents.shape[-2:])
     if tensor.shape not in shapes:
         raise InvalidOptionError(

@@ -15,6 +15,7 @@ from flossing.measurement.plan import Options, make_plan
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.measurement.run import run
 from flossing.measurement.summary import summarise, warn_of_explosion, warn_of_tolerance
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_choice
 from flossing.systems.jacobian_stack import jacobian_map
 from flossing.systems.recurrence import DrivenMap, StateGradient, System, driven_map
@@ -89,7 +90,7 @@ def lyapunov_spectrum(
         frame: orthonormal frame to start from, (B, n, k); `None` for a random one.
         checkpoint_interval: with gradients, keep the graph of this many steps at a time and
             recompute the others in the backward pass: memory for T/interval + interval steps
-            instead of T, at the cost of about one more forward pass.
+            instead of T, at the cost of about one more forward pass. At least 4 steps.
         dt: duration of a step; exponents are per unit of time.
         tolerance: stop as soon as all standard errors are at most this, in nats per unit time. The
             number of steps is then an upper limit, and `counted_steps` is the number taken.
@@ -239,10 +240,10 @@ def _outside_inference_mode() -> Generator[None]:
 
 def measure(problem: DrivenMap, options: Options) -> LyapunovSpectrum:
     """Return the exponents of a map whose system, inputs and state are checked already."""
-    plan = make_plan(problem, options)
     require_choice("on_divergence", options.on_divergence, ("raise", "nan"))
     # Autocast would run single operations in a lower precision than the requested one.
-    with torch.autocast(problem.state.device.type, enabled=False):
+    with without_autocast():
+        plan = make_plan(problem, options)
         if options.on_divergence == "nan":
             outcome, problem = run_without_diverging(problem, plan)
         else:

@@ -12,6 +12,7 @@ from flossing.analysis.linearisation import Linearisation, linearise
 from flossing.errors import InvalidOptionError
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_choice, require_integer
 from flossing.support.torch_typed import eigvals, matrix_norm, slogdet
 from flossing.systems.recurrence import System
@@ -200,7 +201,7 @@ def dynamical_context(
         >>> torch.testing.assert_close(contraction, context.volume_growth_rate, rtol=1e-4, atol=0)
     """
     require_choice("volume", volume, (True, False))
-    require_integer("sampled_jacobians", sampled_jacobians, at_least=1)
+    sampled_jacobians = require_integer("sampled_jacobians", sampled_jacobians, at_least=1)
     if not 0 < saturated_below < 1:
         raise InvalidOptionError(
             f"saturated_below={saturated_below!r} must lie between 0 and 1: it is a fraction of "
@@ -216,7 +217,7 @@ def dynamical_context(
         dtype=dtype,
         state_transient=state_transient,
     )
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast():
         spectrum = lyapunov_spectrum(
             system,
             inputs,

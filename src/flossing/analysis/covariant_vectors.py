@@ -14,6 +14,7 @@ from flossing.analysis.linearisation import linearise
 from flossing.analysis.numerics.covariant_scan import scan_covariant
 from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarning
 from flossing.measurement.plan import checked_duration, exponent_count, random_frame
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.support.torch_typed import qr, svdvals, vector_norm
 from flossing.systems.recurrence import System
@@ -207,8 +208,8 @@ def covariant_vectors(
         1.0304
     """
     if k is not None:
-        require_integer("k", k, at_least=1)
-    require_integer("every", every, at_least=1)
+        k = require_integer("k", k, at_least=1)
+    every = require_integer("every", every, at_least=1)
     dt = checked_duration(dt)
     line = linearise(
         system,
@@ -224,14 +225,10 @@ def covariant_vectors(
     wanted = _wanted(shortest, frame_transient, backward_transient, every)
     if chunk is None:
         chunk = math.isqrt(shortest - 1) + 1
-    require_integer("chunk", chunk, at_least=1)
+    chunk = require_integer("chunk", chunk, at_least=1)
     count = exponent_count(k, line.size)
     frame = random_frame(line.states[0], line.size, count, generator)
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        torch.autocast(frame.device.type, enabled=False),
-    ):
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         scan = scan_covariant(line.tangent.push, frame, shortest, wanted, chunk)
         result = CovariantVectors(
             vectors=scan.vectors,
@@ -249,8 +246,8 @@ def _wanted(
     """Return the points at which vectors are wanted, in steps after the state transient."""
     first = steps // 10 if frame_transient is None else frame_transient
     last = steps // 10 if backward_transient is None else backward_transient
-    require_integer("frame_transient", first, at_least=0)
-    require_integer("backward_transient", last, at_least=0)
+    first = require_integer("frame_transient", first, at_least=0)
+    last = require_integer("backward_transient", last, at_least=0)
     wanted = range(first, steps - last + 1, every)
     if len(wanted) < 2:
         raise InvalidInputError(
@@ -274,6 +271,7 @@ def _warn_of_lost_rank(result: CovariantVectors) -> None:
         )
 
 
+@without_autocast()
 def _cosines(vectors: Float[Tensor, "T B n k"]) -> Float[Tensor, "T B k k"]:
     return (vectors.mT @ vectors).abs()
 
@@ -291,6 +289,7 @@ def _smallest_angle(vectors: Float[Tensor, "T B n k"]) -> Float[Tensor, "T B"]:
     return 2 * torch.atan2(vector_norm(first - second, dim=-1), vector_norm(first + second, dim=-1))
 
 
+@without_autocast()
 def _principal_angle(
     first: Float[Tensor, "T n p"], second: Float[Tensor, "T n q"]
 ) -> Float[Tensor, "T"]:

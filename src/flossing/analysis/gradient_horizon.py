@@ -15,6 +15,7 @@ from flossing.analysis.numerics.scaled_columns import ScaledColumns
 from flossing.analysis.outputs import Loss, loss_gradient
 from flossing.errors import InvalidOptionError
 from flossing.measurement.plan import checked_duration
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.systems.recurrence import System
 
@@ -165,7 +166,7 @@ def gradient_horizon(
         >>> horizon.error.log_norm.shape, horizon.log_total_gradient.shape
         (torch.Size([61, 4]), torch.Size([61, 4]))
     """
-    require_integer("directions", directions, at_least=0)
+    directions = require_integer("directions", directions, at_least=0)
     if not 0 < threshold < 1:
         raise InvalidOptionError(
             f"threshold={threshold!r} must lie between 0 and 1: a gradient has vanished where its "
@@ -183,8 +184,7 @@ def gradient_horizon(
         exponents=None if spectral_norm else 1 + directions,
     )
     at = _checked_lags(lags, trajectory.steps)
-    device = trajectory.states.device
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         errors = None if loss is None else loss_gradient(system, trajectory, loss)
         random = _random_covectors(trajectory, directions, generator)
         vectors = (
@@ -196,7 +196,7 @@ def gradient_horizon(
         total = None if errors is None else log_total_gradient(trajectory, errors)
         exponent = _largest_exponent(trajectory)
     of_random = norms[..., norms.shape[-1] - directions :]
-    at = torch.tensor(at, device=device)
+    at = torch.tensor(at, device=trajectory.states.device)
     return GradientHorizon(
         lags=at,
         error=None if errors is None else _gradient_reach(at, norms[..., 0], threshold, dt),

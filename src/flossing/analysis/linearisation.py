@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from flossing.errors import InvalidInputError
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.systems.recurrence import DrivenMap, System, driven_map
 from flossing.systems.tangent import TangentMap
-from flossing.systems.trajectory import check_finite, trajectory
+from flossing.systems.trajectory import check_finite, check_step, trajectory
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def linearise(
         InvalidOptionError: an option has an invalid value.
         NonFiniteError: the trajectory diverges.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         problem = analysed_map(
             system,
             inputs,
@@ -100,12 +101,12 @@ def linearise(
             state_transient=state_transient,
         )
         start, stop = state_transient, problem.steps
-        with torch.autocast(problem.state.device.type, enabled=False):
-            states = trajectory(problem, problem.state, 0, stop, "detach")[start:]
-            check_finite(zero_after_end(states, problem), start)
-            tangent = problem.recurrence.tangent(
-                problem.inputs_from(start, stop), states[:-1], exponents or problem.tangent_size
-            )
+        states = trajectory(problem, problem.state, 0, stop, "detach")[start:]
+        check_finite(zero_after_end(states, problem), start)
+        tangent = problem.recurrence.tangent(
+            problem.inputs_from(start, stop), states[:-1], exponents or problem.tangent_size
+        )
+        check_step(problem, slice(start, stop), states[:-1], states[1:], tangent)
     if min(problem.lengths) < stop:
         tangent = _IdentityAfter(tangent, tuple(length - start for length in problem.lengths))
     return Linearisation(problem, states, tangent)
@@ -156,7 +157,7 @@ def analysed_map(
         FlossingError: as `linearise`, except for a trajectory that diverges.
     """
     problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
-    require_integer("state_transient", state_transient, at_least=0)
+    state_transient = require_integer("state_transient", state_transient, at_least=0)
     shortest = min(problem.lengths)
     if state_transient >= shortest:
         which = "the trajectory" if len(problem.lengths) == 1 else "the shortest trajectory"

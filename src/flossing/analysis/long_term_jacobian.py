@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -17,6 +17,7 @@ from flossing.analysis.linearisation import Linearisation, linearise
 from flossing.analysis.numerics.graded_product import GradedProduct
 from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarning
 from flossing.spectrum import lyapunov_spectrum
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.support.torch_typed import qr
 from flossing.support.warning_filters import ignored_warnings
@@ -172,7 +173,7 @@ def long_term_jacobian(
     frame = _random_frame(line, count, generator)
     shortest = min(line.lengths)
     aligned = shortest // 10 if frame_transient is None else frame_transient
-    require_integer("frame_transient", aligned, at_least=0)
+    aligned = require_integer("frame_transient", aligned, at_least=0)
     # For k = n any frame spans the whole space, and none needs to be aligned.
     first = aligned if count < line.size or frame_transient is not None else 0
     lengths = _checked_horizons(horizons, shortest - first)
@@ -224,8 +225,7 @@ def _log_singular_values(
     line: Linearisation, frame: Float[Tensor, "B n k"], starts: list[int], horizons: list[int]
 ) -> Float[Tensor, "S O B k"]:
     jacobians = _DoubleJacobians(line)
-    device = line.states.device.type
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         frames = _frames(jacobians, frame, starts)
         values = [
             _by_horizon(jacobians, own, start, horizons)
@@ -299,7 +299,7 @@ def _checked_horizons(horizons: Sequence[int] | None, room: int) -> list[int]:
 def _checked_origins(
     origins: int | Sequence[int], first: int, last: int, generator: torch.Generator
 ) -> list[int]:
-    if isinstance(origins, int):
+    if not isinstance(origins, Iterable) or getattr(origins, "ndim", 1) == 0:
         wanted = require_integer("origins", origins, at_least=1)
         order = torch.randperm(last - first + 1, generator=generator, device=generator.device)
         return sorted(first + int(start) for start in order[:wanted])

@@ -13,6 +13,7 @@ from flossing.support.pytree import describe, flatten
 from flossing.support.torch_typed import unflatten
 from flossing.systems.recurrence import DrivenMap, System
 from flossing.systems.stock import StockRecurrence
+from flossing.systems.wrapped import unwrapped
 
 Loss = Callable[[Any], Any]
 """Maps the outputs of all steps, in the layout of `outputs`, to a scalar tensor."""
@@ -26,6 +27,7 @@ def outputs(system: System, problem: DrivenMap, states: Float[Tensor, "T B S"]) 
     callable its state, each tensor with a first dimension of T. There is a batch dimension only if
     the inputs have one. After the end of a shorter sequence they are zero, as PyTorch pads them.
     """
+    system = unwrapped(system)
     states = zero_after_end(states, problem)
     rows = problem.recurrence.unpack(states.flatten(0, 1), batched=True)
     if isinstance(problem.recurrence, StockRecurrence):

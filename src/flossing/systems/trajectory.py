@@ -1,4 +1,4 @@
-"""The states of a recurrent map under its inputs, with all, part or none of their graph.
+"""The states of a recurrent map under its inputs, with all, part or none of their graph, checked.
 
 See docs/mathematics.md, Gradients of gated maps, for what the three choices mean.
 """
@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.errors import NonFiniteError
+from flossing.systems.cell_tangent import CellTangent
 from flossing.systems.compiled_layer import ALWAYS_CUT, NEVER_CUT
+from flossing.systems.custom import CallableRecurrence
 from flossing.systems.divergence import first_steps, in_words
 from flossing.systems.recurrence import DrivenMap, StateGradient
 from flossing.systems.stock import StockRecurrence
@@ -99,6 +101,33 @@ def check_finite(states: Float[Tensor, "T_plus_1 B S"], start: int) -> None:
         "check the weights, the scale of the inputs and the initial state",
         diverged,
     )
+
+
+def check_step(
+    problem: DrivenMap,
+    times: slice | list[int],
+    states: Float[Tensor, "T B n"],
+    images: Float[Tensor, "T B n"],
+    tangent: TangentMap | None,
+) -> None:
+    """Require of a step that is known only by calling it what its derivatives rely on.
+
+    Args:
+        problem: the map and its inputs.
+        times: the steps to check.
+        states: the states before each.
+        images: the states after each.
+        tangent: the tangent map, unless gradients are enabled.
+
+    Raises:
+        UnsupportedSystemError: see `CallableRecurrence.require_valid_step`.
+    """
+    if isinstance(problem.recurrence, CallableRecurrence):
+        inputs = None if problem.inputs is None else problem.inputs[times]
+        # Without gradients, and with explicit Jacobians, first derivatives of the step suffice.
+        products = isinstance(tangent, CellTangent) and tangent.jacobians is None
+        twice = products or torch.is_grad_enabled()
+        problem.recurrence.require_valid_step(inputs, states, images, twice=twice)
 
 
 def _advance(problem: DrivenMap, state: Tensor, start: int, stop: int) -> Tensor:

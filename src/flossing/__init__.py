@@ -40,6 +40,7 @@ from flossing.measurement.backends import compile_ahead
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import log_growth_rates, lyapunov_spectrum
 from flossing.support.environment import installed_version
+from flossing.systems.directions import OneDirection, one_direction
 from flossing.watch import Watcher, watch
 
 __version__ = installed_version()
@@ -71,6 +72,7 @@ __all__ = [
     "LyapunovSpectrum",
     "NonFiniteError",
     "NumericalWarning",
+    "OneDirection",
     "Saturation",
     "SkippedStepWarning",
     "ToleranceWarning",
@@ -92,5 +94,6 @@ __all__ = [
     "log_growth_rates",
     "long_term_jacobian",
     "lyapunov_spectrum",
+    "one_direction",
     "watch",
 ]

@@ -107,6 +107,39 @@ def test_tangent_vectors_that_are_not_finite():
         assert found.exponents.isnan().squeeze(-1).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_jacobians_at_the_end_of_the_range(backend):
+    jacobians = torch.eye(3).repeat(30, 4, 1, 1)
+    jacobians[7, 2] *= 3e38
+    with pytest.raises(NonFiniteError, match=r"row 2 \(step 8\)"):
+        flossing.log_growth_rates(jacobians, backend=backend)
+
+
+def test_states_of_many_parts():
+    def step(state):
+        return {"a": state["a"] ** 2, "b": 0.5 * state["b"] + state["a"]}
+
+    state = {"a": torch.tensor([[0.5], [3.0]]), "b": torch.ones(2, 2)}
+    with torch.no_grad(), pytest.warns(DivergenceWarning, match="row 1 "):
+        found = flossing.lyapunov_spectrum(step, state=state, steps=40, k=1, on_divergence="nan")
+    for part in found.final_state.values():
+        assert part.isnan().all(dim=-1).tolist() == [False, True]
+
+
+def test_a_closed_loop():
+    rnn = nn.RNN(1, 1, nonlinearity="relu", bias=False)
+    with torch.no_grad():
+        for weight in rnn.parameters():
+            weight.fill_(2.0)
+    loop = flossing.closed_loop(rnn, lambda output: 0.1 * output)
+    with torch.no_grad(), pytest.warns(DivergenceWarning, match="row 1 "):
+        found = flossing.lyapunov_spectrum(
+            loop, state=torch.tensor([[[1e-20], [1e30]]]), steps=60, on_divergence="nan"
+        )
+    assert found.exponents[0].item() == pytest.approx(torch.tensor(2.2).log().item(), rel=1e-4)
+    assert found.exponents[1].isnan()
+
+
 def test_the_longest_sequence_diverges():
     rnn = nn.RNN(1, 2, nonlinearity="relu").double()
     inputs = torch.zeros(50, 3, 1).double()

@@ -37,7 +37,7 @@ def run_without_diverging(problem: DrivenMap, plan: Plan) -> tuple[Run, DrivenMa
             if not rows:
                 raise NonFiniteError(in_words(diverged, batch), diverged) from error
         # From the first step on: another batch, with the frames that these rows had.
-        finite, scan = problem.of_rows(rows), plan._replace(frame=plan.frame[rows])
+        finite, scan = _of_rows(problem, rows), plan._replace(frame=plan.frame[rows])
     if not diverged:
         return outcome, problem
     warnings.warn(
@@ -47,6 +47,19 @@ def run_without_diverging(problem: DrivenMap, plan: Plan) -> tuple[Run, DrivenMa
     )
     lengths = tuple(0 if row in diverged else steps for row, steps in enumerate(problem.lengths))
     return _placed(outcome, rows, batch), replace(problem, lengths=lengths)
+
+
+def _of_rows(problem: DrivenMap, rows: list[int]) -> DrivenMap:
+    """Return the map of some of the trajectories."""
+    lengths = tuple(problem.lengths[row] for row in rows)
+    inputs = problem.inputs_from(0, max(lengths))
+    return replace(
+        problem,
+        inputs=None if inputs is None else inputs[:, rows],
+        state=problem.state[rows],
+        steps=max(lengths),
+        lengths=lengths,
+    )
 
 
 def _placed(outcome: Run, rows: list[int], batch: int) -> Run:

@@ -58,9 +58,11 @@ def diverging_frame(
     with torch.no_grad():
         for step in range(stop - start):
             frame = tangent.push(step, frame)
-            finite.append(frame.isfinite().flatten(1).all(dim=1))
-            # Scaled, so that vectors only leave the range where a Jacobian takes them out of it.
             size = frame.abs().amax(dim=(1, 2), keepdim=True)
+            # A factorisation leaves the range before the entries do. NaN is not below it either.
+            below = size.double() * frame.shape[1] < torch.finfo(frame.dtype).max
+            finite.append(below.flatten())
+            # Scaled, so that vectors only leave the range where a Jacobian takes them out of it.
             frame = torch.where(size > 0, frame / size, frame)
     # Steps count from 1: after a step its image is not finite.
     diverged = first_steps(torch.stack(finite), start + 1)

@@ -339,18 +339,19 @@ def is_stock(system: object) -> bool:
     """
     if isinstance(system, nn.RNNCell | nn.GRUCell | nn.LSTMCell):
         hooked = has_forward_hooks(system) or unknown_pre_hooks(system, _suffixes(system))
-        return _has_stock_forward(system) and not hooked
+        return has_stock_forward(system) and not hooked
     return isinstance(system, nn.RNN | nn.GRU | nn.LSTM)
 
 
-def _has_stock_forward(system: nn.Module) -> bool:
+def has_stock_forward(system: nn.Module) -> bool:
+    """Whether the forward of a module is PyTorch's own."""
     # Overridden neither in a subclass nor on the instance.
     return type(system).forward in _FORWARDS and "forward" not in vars(system)
 
 
 def _require_single_map(system: StockLayer | StockCell) -> None:
     name = type(system).__name__
-    if not _has_stock_forward(system):
+    if not has_stock_forward(system):
         raise UnsupportedSystemError(
             f"{name} replaces the forward of PyTorch's module, so its weights do not define its "
             "map; pass its step as a callable (x_t, state) -> state"
@@ -360,8 +361,8 @@ def _require_single_map(system: StockLayer | StockCell) -> None:
     if system.bidirectional:
         raise UnsupportedSystemError(
             f"this {name} is bidirectional: its two halves run through time in opposite "
-            "directions, so there is no single forward map and no Lyapunov spectrum; pass a "
-            "unidirectional module"
+            "directions, so there is no single forward map and no Lyapunov spectrum of the whole; "
+            "measure each half with flossing.one_direction(system, inputs, direction='reverse')"
         )
     # A single layer has no dropout, whatever the module's option says.
     if system.dropout and system.training and system.num_layers > 1:

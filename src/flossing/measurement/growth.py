@@ -15,7 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.errors import InvalidOptionError
-from flossing.measurement.gradient_range import gradients_in_range, products_in_range
+from flossing.measurement.gradient_range import (
+    gradients_in_range,
+    products_in_range,
+    warn_if_not_finite,
+)
 from flossing.scan.boundaries import Pace
 from flossing.scan.pytorch import ForwardScan, scan_backward, scan_forward
 from flossing.scan.reference import scan_reference
@@ -79,6 +83,9 @@ def reference_growth(
     """Scan explicit Jacobians by autograd through `torch.linalg.qr`; see `Backend`.
 
     A fixed interval is kept as it is; an adaptive one is a boundary at every step.
+
+    Warns:
+        LostGradientWarning: in the backward pass, if the gradient is not finite.
     """
     if not isinstance(tangent, DenseTangent):
         raise InvalidOptionError(
@@ -86,7 +93,16 @@ def reference_growth(
             "select it by backend='reference'"
         )
     steps = 1 if pace.adaptive else pace.interval
-    log_growth, ends, frames = scan_reference(tangent.jacobians, frame, stops, steps)
+    # A view, for a hook on the Jacobians themselves would stay with the caller's tensor.
+    jacobians = tangent.jacobians.view_as(tangent.jacobians)
+    log_growth, ends, frames = scan_reference(jacobians, frame, stops, steps)
+    if jacobians.requires_grad:
+        values = log_growth.detach()
+
+        def check(gradient: Tensor) -> None:
+            warn_if_not_finite(gradient.detach(), values)
+
+        jacobians.register_hook(check)  # pyright: ignore[reportUnknownMemberType]
     return Growth(log_growth, ends, frames[-1], [f.detach() for f in frames], pace)
 
 

@@ -15,6 +15,7 @@ from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jac
 from flossing.errors import (
     CompiledCodeWarning,
     DerivativeMismatchWarning,
+    DivergenceWarning,
     ExplodingGradientWarning,
     FlossingError,
     IntervalWarning,
@@ -49,6 +50,7 @@ __all__ = [
     "Convergence",
     "CovariantVectors",
     "DerivativeMismatchWarning",
+    "DivergenceWarning",
     "DynamicalContext",
     "EffectiveRank",
     "ExplodingGradientWarning",

@@ -26,6 +26,7 @@ from flossing.support.pytree import flatten
 from flossing.support.torch_typed import numbers
 from flossing.systems.recurrence import DrivenMap, System, computing_dtype, driven_map
 from flossing.systems.stock import is_stock
+from flossing.systems.wrapped import unwrapped
 
 Inputs = Tensor | PackedSequence | None
 
@@ -116,14 +117,17 @@ def watch(
             f"horizon_factor={horizon_factor!r} must be a number above 1, the factor by which a "
             "gradient may change: pass, for example, horizon_factor=1000"
         )
-    for name, value in (
-        ("k", k),
-        ("every", every),
-        ("steps", steps),
-        ("trajectories", trajectories),
-        ("condition_horizon", condition_horizon),
-    ):
+    # As an `int`: a list times a NumPy integer would be a product, not a longer list.
+    k, every, steps, trajectories, condition_horizon = (
         require_integer(name, value, at_least=1)
+        for name, value in (
+            ("k", k),
+            ("every", every),
+            ("steps", steps),
+            ("trajectories", trajectories),
+            ("condition_horizon", condition_horizon),
+        )
+    )
     return Watcher(
         _Measurement(system, k, steps, trajectories, layer, condition_horizon, horizon_factor),
         _Budget(every, share, clock),
@@ -193,7 +197,7 @@ class Watcher:
             >>> len(log)
             2
         """
-        system = self._measurement.system
+        system = unwrapped(self._measurement.system)
         if not (is_stock(system) and isinstance(system, nn.RNNBase)):
             raise UnsupportedSystemError(
                 "a watcher can be attached to an nn.RNN, nn.GRU or nn.LSTM, whose forward takes "

@@ -141,6 +141,78 @@ def test_rows_that_depend_on_one_another(name, backend):
         flossing.lyapunov_spectrum(step, sequence(batch), zeros(batch) + start, backend=backend)
 
 
+COUPLED_AT_REST = {
+    "mean of the batch": lambda x, state: torch.tanh(state - state.mean(0) + x),
+    "largest row": lambda x, state: torch.tanh(state * (1 + state.abs().max()) + state.amax(0) + x),
+    "batch normalisation": Normalised().double(),
+    "attention over the batch": lambda x, state: torch.softmax(state @ state.T, -1) @ state + x,
+    "batch of one channel": lambda x, state: (
+        torch.instance_norm(state.T.unsqueeze(0), None, None, None, None, True, 0.0, 1e-5, False)[
+            0
+        ].T
+    ),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("name", COUPLED_AT_REST)
+def test_rows_that_depend_on_one_another_at_a_fixed_point(name, batch):
+    step = COUPLED_AT_REST[name]
+    # All states are equal, so that the steps of the trajectory do not tell.
+    inputs = torch.zeros(20, batch, 4, dtype=FLOAT64)
+    # Batch normalisation itself fails on a single row.
+    with torch.no_grad(), pytest.raises(UnsupportedSystemError, match=r"row|more than 1 value"):
+        flossing.lyapunov_spectrum(step, inputs, zeros(batch))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_branch_on_one_row_in_short_trajectories(steps):
+    start = torch.tensor([[0.2], [0.9], [0.8], [0.5]], dtype=FLOAT64)
+    with torch.no_grad(), pytest.raises(UnsupportedSystemError, match="row"):
+        flossing.lyapunov_spectrum(branching, state=start, steps=steps, frame_transient=0)
+
+
+def test_a_branch_on_one_row_of_a_batch_that_fills_a_segment():
+    # So many Jacobians are held for one step only.
+    start = torch.rand(1100, 64, dtype=FLOAT64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), pytest.raises(UnsupportedSystemError, match="row"):
+        flossing.lyapunov_spectrum(branching, state=start, steps=3, k=1)
+
+
+APART = {
+    "group normalisation": nn.GroupNorm(2, 4),
+    "layer normalisation": nn.LayerNorm(4),
+    "instance normalisation": lambda z: nn.InstanceNorm1d(2)(z.unflatten(1, (2, 2))).flatten(1),
+    "batch normalisation in eval mode": nn.BatchNorm1d(4).eval(),
+    "largest entry": lambda z: z - z.amax(-1, keepdim=True),
+    "sorted entries": lambda z: z.sort(dim=-1).values,
+    "attention within a row": lambda z: torch.softmax(z.unsqueeze(-1) * z.unsqueeze(-2), -1).sum(1),
+}
+
+
+@pytest.mark.filterwarnings("ignore::flossing.LostRankWarning")
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("name", APART)
+def test_what_acts_within_a_row_is_accepted(name, batch):
+    matrix, _ = matrices()
+
+    def step(x, state):
+        return torch.tanh(APART[name]((state @ matrix.T + x).float()).double())
+
+    for module in APART.values():
+        if isinstance(module, nn.Module):
+            module.float()
+    inputs = sequence(batch)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DerivativeMismatchWarning)
+        both = flossing.lyapunov_spectrum(step, inputs, zeros(batch), k=1).exponents
+        alone = [
+            flossing.lyapunov_spectrum(step, inputs[:, row : row + 1], zeros(), k=1).exponents
+            for row in range(batch)
+        ]
+    torch.testing.assert_close(both, torch.cat(alone), rtol=0.1, atol=0.1)
+
+
 def test_batch_normalisation_is_left_as_it_was():
     module = Normalised().double()
     before = {name: each.clone() for name, each in module.state_dict().items()}
@@ -216,6 +288,56 @@ def test_derivatives_that_are_not_those_of_the_values_are_named(step):
         flossing.lyapunov_spectrum(step, sequence(), zeros())
 
 
+class SavedSlope(torch.autograd.Function):
+    """A backward pass that is right, from a slope without a graph."""
+
+    @staticmethod
+    def forward(ctx, x):
+        result = torch.tanh(x)
+        ctx.save_for_backward(1 - result**2)
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0]
+
+
+class SavedInput(SavedSlope):
+    """The same, as the warning advises."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.tanh(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (1 - torch.tanh(ctx.saved_tensors[0]) ** 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_backward_pass_that_forgets_what_it_depends_on_is_named(share, backend, dtype):
+    weight, other = (each.to(dtype) for each in matrices())
+    inputs, state = sequence().to(dtype), zeros().to(dtype)
+
+    def made(squash):
+        return lambda x, h: share * squash(h @ weight.T) + (1 - share) * torch.tanh(h @ other) + x
+
+    forgetful = made(SavedSlope.apply)
+    with torch.no_grad():
+        # Exponents do not need it.
+        flossing.lyapunov_spectrum(forgetful, inputs, state, backend=backend)
+    with pytest.warns(DerivativeMismatchWarning, match="gradients are not.*let it save its inputs"):
+        flossing.flossing_loss(forgetful, inputs, state, k=2, backend=backend)
+    # Once for each system: warnings are errors here.
+    flossing.flossing_loss(forgetful, inputs, state, k=2, backend=backend)
+    loss = flossing.flossing_loss(made(SavedInput.apply), inputs, state, k=2, backend=backend)
+    expected = flossing.flossing_loss(made(torch.tanh), inputs, state, k=2, backend=backend)
+    torch.testing.assert_close(loss, expected)
+
+
 def test_a_system_is_compared_once_for_as_long_as_it_exists():
     def made():
         return lambda x, state: torch.tanh(0.5 * state + 0.5 * state.detach() + x)
@@ -227,6 +349,11 @@ def test_a_system_is_compared_once_for_as_long_as_it_exists():
 
 
 SMOOTH = {
+    "kinked": lambda x, state: torch.nn.functional.hardtanh(0.5 * state + x),
+    "steeper": lambda x, state: torch.tanh(200 * state + x),
+    "quadratic": lambda x, state: 0.2 * state**2 + 0.1 * x,
+    "sinusoidal": lambda x, state: torch.sin(10 * state) + x,
+    "threshold": lambda x, state: 0.5 * torch.tanh(state) + (x > 0),
     "rectified": lambda x, state: torch.relu(state - 0.1) + x,
     "steep": lambda x, state: torch.tanh(20 * state + x),
     "saturated": lambda x, state: torch.tanh(state + 20 + x),
@@ -236,13 +363,15 @@ SMOOTH = {
 }
 
 
+@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
 @pytest.mark.parametrize("name", SMOOTH)
-def test_good_steps_are_not_accused(name, dtype):
-    step = SMOOTH[name]
-    with torch.no_grad(), warnings.catch_warnings():
+def test_good_steps_are_not_accused(name, dtype, gradients):
+    step, gain = SMOOTH[name], torch.ones((), dtype=dtype, requires_grad=gradients)
+    with warnings.catch_warnings():
         warnings.simplefilter("error", DerivativeMismatchWarning)
         warnings.simplefilter("ignore", flossing.LostRankWarning)
+        warnings.simplefilter("ignore", flossing.ExplodingGradientWarning)
         flossing.lyapunov_spectrum(
-            lambda x, state: step(x, state), sequence().to(dtype), zeros().to(dtype)
+            lambda x, state: step(x, gain * state), sequence().to(dtype), zeros().to(dtype)
         )

@@ -28,6 +28,7 @@ from flossing.systems.stock import (
     stock_recurrence,
 )
 from flossing.systems.trajectory import trajectory
+from flossing.systems.wrapped import unwrapped
 
 Readout = Callable[[Any], Tensor]
 
@@ -106,7 +107,7 @@ class ClosedLoop(nn.Module):
 
     def __init__(self, system: System, readout: Readout) -> None:
         super().__init__()
-        self.system = system
+        self.system = unwrapped(system)
         self.readout = readout
 
     def forward(self, state: Any) -> Any:

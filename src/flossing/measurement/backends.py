@@ -21,6 +21,7 @@ from flossing.systems.recurrence import (
     computing_dtype,
 )
 from flossing.systems.stock import StockRecurrence, is_stock, stock_recurrence
+from flossing.systems.wrapped import unwrapped
 
 BACKENDS: dict[str, Backend] = {
     "compiled": compiled_growth,
@@ -91,7 +92,7 @@ def compile_ahead(
     check_dtype_option(dtype)
     if dtype is None:
         dtype = torch.get_default_dtype() if system is None else computing_dtype(system, None, None)
-    kinds = KINDS if system is None else (_kind_of_system(system, dtype),)
+    kinds = KINDS if system is None else (_kind_of_system(unwrapped(system), dtype),)
     parallel = min(threads or torch.get_num_threads(), available_threads()) > 1
     for kind in kinds:
         compile_here(Code(kind, dtype, parallel))

@@ -82,7 +82,8 @@ def reference_growth(
 ) -> Growth:
     """Scan explicit Jacobians by autograd through `torch.linalg.qr`; see `Backend`.
 
-    A fixed interval is kept as it is; an adaptive one is a boundary at every step.
+    A fixed interval is halved where it would lose more than half of the digits; an adaptive one is
+    a boundary at every step.
 
     Warns:
         LostGradientWarning: in the backward pass, if the gradient is not finite.
@@ -92,10 +93,9 @@ def reference_growth(
             f"the reference scan needs explicit Jacobians, not a {type(tangent).__name__}; "
             "select it by backend='reference'"
         )
-    steps = 1 if pace.adaptive else pace.interval
     # A view, for a hook on the Jacobians themselves would stay with the caller's tensor.
     jacobians = tangent.jacobians.view_as(tangent.jacobians)
-    log_growth, ends, frames = scan_reference(jacobians, frame, stops, steps)
+    log_growth, ends, frames, pace = scan_reference(jacobians, frame, stops, pace)
     if jacobians.requires_grad:
         values = log_growth.detach()
 

@@ -1,5 +1,6 @@
 """A run along a trajectory, segment by segment: states, tangent maps, growth of the frame."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -7,15 +8,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.errors import NonFiniteError
 from flossing.measurement.compiled_growth import compiled_growth
 from flossing.measurement.growth import Growth, reference_growth
 from flossing.measurement.plan import Plan
 from flossing.measurement.stopping import StoppingRule
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians, identity_after
+from flossing.support.autocast import backward_without_autocast
 from flossing.support.recomputation import recomputed
+from flossing.systems.divergence import diverging_frame
+from flossing.systems.gates import RELU
 from flossing.systems.jacobian_stack import JacobianStack
 from flossing.systems.recurrence import DrivenMap
+from flossing.systems.stock import StockRecurrence
 from flossing.systems.tangent import DenseTangent, TangentMap
 from flossing.systems.trajectory import check_finite, check_step, compiled_trajectory, trajectory
 
@@ -64,9 +70,26 @@ def run(problem: DrivenMap, plan: Plan) -> Run:
     with the number of steps beyond inputs and outputs. With gradients it is one segment, or, with
     a checkpoint interval, segments that are computed again in the backward pass.
     """
+    problem = _of_influence(problem)
     differentiable = problem.differentiable
     with torch.set_grad_enabled(differentiable):
-        return _run_segments(problem, plan, differentiable)
+        outcome = _run_segments(problem, plan, differentiable)
+    # The only part of it that has a graph.
+    backward_without_autocast(outcome.log_growth)
+    return outcome
+
+
+def _of_influence(problem: DrivenMap) -> DrivenMap:
+    """Return the same map without the graph of what growth cannot depend on."""
+    recurrence = problem.recurrence
+    if not isinstance(recurrence, StockRecurrence):
+        return problem
+    problem = replace(problem, recurrence=recurrence.of_influence())
+    if recurrence.kind is not RELU:
+        return problem
+    # The slopes are 0 and 1, whatever the trajectory.
+    inputs = None if problem.inputs is None else problem.inputs.detach()
+    return replace(problem, inputs=inputs, state=problem.state.detach())
 
 
 def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
@@ -155,7 +178,10 @@ def _run_segment(
         # Of checkpointed segments, which are many and are repeated, it is checked after the run.
         if plan.checkpoint_interval is None or not torch.is_grad_enabled():
             check_step(problem, slice(start, stop), states[:-1], states[1:], tangent)
-    growth = plan.backend(tangent, frame, _stops(problem, plan, start, stop), pace)
+    try:
+        growth = plan.backend(tangent, frame, _stops(problem, plan, start, stop), pace)
+    except NonFiniteError as error:
+        raise diverging_frame(error, tangent, frame, start, stop) from None
     return _Segment(states[-1], states.detach(), growth)
 
 

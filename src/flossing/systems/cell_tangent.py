@@ -103,7 +103,7 @@ def depends_on_state(step: RowStep, inputs: Tensor | None, states: Float[Tensor,
     with torch.enable_grad():
         states = states.detach().requires_grad_()
         images = step(inputs, states)
-        pulled = _gradient(images, states, torch.zeros_like(images), create_graph=False)
+        pulled = gradient_of(images, states, torch.zeros_like(images), create_graph=False)
     return pulled is not None
 
 
@@ -148,7 +148,7 @@ def vector_jacobian(
     with torch.enable_grad():
         # A leaf of its own, so that the backward pass ends at the states.
         states = states.detach().requires_grad_()
-        pulled = _gradient(step(inputs, states), states, rows, create_graph=False)
+        pulled = gradient_of(step(inputs, states), states, rows, create_graph=False)
     return torch.zeros_like(rows) if pulled is None else pulled
 
 
@@ -165,20 +165,28 @@ def jacobian_vector(
     dummy = torch.zeros_like(rows, requires_grad=True)
     images = step(inputs, states)
     try:
-        pulled = _gradient(images, states, dummy, create_graph=True)
+        pulled = gradient_of(images, states, dummy, create_graph=True)
         if pulled is None:
             return torch.zeros_like(rows)
-        pushed = _gradient(pulled, dummy, rows, create_graph=True)
+        pushed = gradient_of(pulled, dummy, rows, create_graph=True)
     except RuntimeError as error:
+        if "torch.compile" in str(error):
+            remedy = (
+                "pass it as it was before torch.compile, or make this call inside "
+                "`with torch.compiler.set_stance('force_eager'):`"
+            )
+        else:
+            remedy = (
+                "its exponents can be measured under torch.no_grad() with backend='reference', but "
+                "not differentiated; replace that operation by a smooth one"
+            )
         raise UnsupportedSystemError(
-            f"the step cannot be differentiated twice: {error}. Its exponents can be measured "
-            "under torch.no_grad() with backend='reference', but not differentiated; replace that "
-            "operation by a smooth one"
+            f"the step cannot be differentiated twice: {error}. To go on, {remedy}"
         ) from error
     return torch.zeros_like(rows) if pushed is None else pushed
 
 
-def _gradient(
+def gradient_of(
     outputs: Tensor, inputs: Tensor, cotangent: Tensor, *, create_graph: bool
 ) -> Tensor | None:
     """Return a vector-Jacobian product, or `None` if the outputs do not depend on the inputs."""

@@ -20,6 +20,7 @@ from flossing.support.torch_typed import fork_rng, split
 from flossing.systems.cell_tangent import CellTangent, depends_on_state, jacobians_pay
 from flossing.systems.module_precision import computing_in
 from flossing.systems.step_checks import (
+    companions,
     require_independent_rows,
     require_second_derivatives,
     warn_of_other_derivatives,
@@ -281,15 +282,15 @@ def probe(
     inputs: Tensor | None,
     state: Float[Tensor, "B n"],
 ) -> None:
-    """Try one step: on the batch, on the batch twice over, and for its derivative.
+    """Try one step: on the batch, beside as many other rows, and for its derivative.
 
     Raises:
         UnsupportedSystemError: the step fails, is random, couples the rows, or has no derivative.
     """
     # The tangent maps run a step on every state of many steps at once, and on many copies of each
     # (see `flossing.systems.cell_tangent`). So a step must take any number of rows, and a
-    # row's result must not depend on the other rows nor on chance. Both show when it runs on a
-    # batch of each row twice: the halves must equal each other and the batch by itself.
+    # row's result must not depend on the other rows nor on chance. Both show when it runs on the
+    # batch beside other rows.
     devices = [state.device] if state.is_cuda else []
     # A random step is refused, but it has drawn its numbers.
     with fork_rng(devices):
@@ -306,7 +307,7 @@ def _probe(
     first = None if inputs is None else inputs[0].detach().clone()
     twice = None if first is None else torch.cat([first, first])
     signature = "(state)" if inputs is None else "(x_t, state)"
-    both = torch.cat([state, state])
+    both = torch.cat([companions(state), state])
     given = [each for each in (first, state) if each is not None]
     kept = [each.clone() for each in given]
     with torch.no_grad():
@@ -319,7 +320,7 @@ def _probe(
                 "begin with a copy, h = h.clone()"
             )
         try:
-            doubled = recurrence.step(twice, both)
+            beside = recurrence.step(twice, both)[len(state) :]
         except UnsupportedSystemError as error:
             if error.__cause__ is None:
                 raise
@@ -331,12 +332,12 @@ def _probe(
     # Half of the digits: matrix products round differently in batches of different sizes, and a
     # step may amplify that. Noise and batch statistics differ by far more.
     tolerance = torch.finfo(state.dtype).eps ** 0.5
-    expected = torch.cat([once, once])
-    if not torch.allclose(doubled, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+    if not torch.allclose(beside, once, rtol=tolerance, atol=tolerance, equal_nan=True):
         raise UnsupportedSystemError(
-            f"{name} returns different results for equal rows of a batch: it is random or couples "
-            "the rows (dropout, noise or batch statistics in train mode); call .eval(), or pass "
-            "the noise as an input"
+            f"{name} returns other results for the same rows beside others: it is random, or the "
+            "rows of a batch depend on one another (dropout or noise; a batch mean, batch "
+            "normalisation in train mode, a quantisation observer); call .eval(), pass noise as an "
+            "input, and write the step so that every row is on its own"
         )
     try:
         dependent = depends_on_state(recurrence.step, first, state)

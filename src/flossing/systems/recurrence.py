@@ -4,8 +4,8 @@ The only place where a system, its inputs and its initial state are checked; eve
 `driven_map` relies on it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -19,11 +19,18 @@ from flossing.errors import (
     InvalidStateError,
     UnsupportedSystemError,
 )
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
-from flossing.support.pytree import flatten
+from flossing.support.pytree import constants, flatten
 from flossing.systems.custom import callable_recurrence
 from flossing.systems.stock import StockCell, StockLayer, is_stock, stock_recurrence
 from flossing.systems.tangent import TangentMap
+from flossing.systems.wrapped import (
+    advice_on_model,
+    refuse_whole_model,
+    require_no_transform,
+    unwrapped,
+)
 
 System = nn.Module | Callable[..., Any]
 StateGradient = Literal["full", "detach"] | int
@@ -121,7 +128,20 @@ class DrivenMap:
         """Return the inputs of a range of steps."""
         return None if self.inputs is None else self.inputs[start:stop]
 
+    def of_rows(self, rows: list[int]) -> "DrivenMap":
+        """Return the map of some of the trajectories."""
+        lengths = tuple(self.lengths[row] for row in rows)
+        inputs = self.inputs_from(0, max(lengths))
+        return replace(
+            self,
+            inputs=None if inputs is None else inputs[:, rows],
+            state=self.state[rows],
+            steps=max(lengths),
+            lengths=lengths,
+        )
 
+
+@without_autocast()  # Parametrised weights and the first state are computed here.
 def driven_map(
     system: System,
     inputs: Tensor | PackedSequence | None,
@@ -139,6 +159,8 @@ def driven_map(
         InvalidStateError: the state is missing, of the wrong shape or dtype, or not finite.
         InvalidOptionError: `steps`, `layer` or `dtype` is invalid.
     """
+    require_no_transform()
+    system = unwrapped(system)
     if not callable(system):
         raise UnsupportedSystemError(
             "the system must be a recurrent module, a cell, or a callable (x_t, state) -> state, "
@@ -150,6 +172,8 @@ def driven_map(
             f"a {type(system).__name__} makes its own inputs: leave inputs out and pass steps=..., "
             "or pass the driven system itself for its exponents under these inputs"
         )
+    if not (is_stock(system) or isinstance(system, AutonomousSystem)):
+        refuse_whole_model(system, state)
     # Three precisions: the system's own, the one asked for, and the one computed in, which is the
     # latter if given, else the former unless that is half precision.
     own_dtype = _own_dtype(system, inputs, state)
@@ -157,6 +181,7 @@ def driven_map(
     inputs, lengths, batched = _time_first(system, inputs, state)
     # Before the values are looked at: tensors on the meta device have none.
     _check_devices(system, inputs, state)
+    _check_state_tensors(state, own_dtype, dtype)
     if inputs is None:
         steps = _autonomous_steps(system, steps)
     elif steps is not None and steps != len(inputs):
@@ -167,7 +192,6 @@ def driven_map(
     else:
         steps = len(inputs)
         inputs = _recordable(_checked_inputs(inputs, own_dtype, dtype).to(computing))
-    _check_state_tensors(state, own_dtype, dtype)
     # Three kinds of systems: PyTorch's modules, whose Jacobians have the structure A + C W; systems
     # that flatten their states themselves; and any other callable, by automatic differentiation.
     if is_stock(system):
@@ -177,9 +201,14 @@ def driven_map(
         recurrence, flat, batched = system.as_recurrence(state, computing)
     else:
         _refuse_layer(system, layer)
-        recurrence, flat = callable_recurrence(
-            system, inputs, state, batched=batched, dtype=computing
-        )
+        try:
+            recurrence, flat = callable_recurrence(
+                system, inputs, state, batched=batched, dtype=computing
+            )
+        except (UnsupportedSystemError, InvalidStateError) as error:
+            if advice := advice_on_model(system):
+                raise UnsupportedSystemError(f"{error}. {advice}") from error.__cause__ or error
+            raise
     # Known only now where there are no inputs: the batch size is that of the state.
     if not lengths:
         lengths = (steps,) * len(flat)
@@ -188,7 +217,7 @@ def driven_map(
 
 def computing_dtype(system: System, inputs: Any, state: Any) -> torch.dtype:
     """Return the precision in which a system is computed unless the caller names another."""
-    return _computable(_own_dtype(system, inputs, state))
+    return _computable(_own_dtype(unwrapped(system), inputs, state))
 
 
 def _stock(
@@ -238,14 +267,20 @@ def _own_dtype(system: System, inputs: Any, state: Any) -> torch.dtype:
     # A stock module's is that of its weights. For other systems the state comes first: a step
     # returns a state of the state's own dtype, whatever its parameters are.
     if is_stock(system) or not leaves:
-        module = system if isinstance(system, nn.Module) else nn.Module()
-        # A stock module may have its weights as buffers, as a reservoir that is not trained.
-        weights = [*module.parameters(), *(module.buffers() if is_stock(system) else ())]
-        leaves = [weight for weight in weights if weight.is_floating_point()] or leaves
+        owned = list(_own_tensors(system))
+        leaves = [tensor for tensor in owned if tensor.is_floating_point()] or leaves
     if leaves:
         return leaves[0].dtype
     data = inputs.data if isinstance(inputs, PackedSequence) else inputs
     return data.dtype if isinstance(data, Tensor) else torch.get_default_dtype()
+
+
+def _own_tensors(system: System) -> Iterator[Tensor]:
+    if isinstance(system, nn.Module):
+        yield from system.parameters()
+        # The weights of a stock module may be buffers; those of others may be anything.
+        if is_stock(system):
+            yield from system.buffers()
 
 
 def _time_first(
@@ -265,7 +300,8 @@ def _time_first(
     if not isinstance(inputs, Tensor):
         raise InvalidInputError(
             "inputs must be a tensor (steps, batch, features) or (steps, features), or a "
-            f"PackedSequence, not a {type(inputs).__name__}"
+            f"PackedSequence, not a {type(inputs).__name__}: convert arrays with "
+            "torch.from_numpy(...), lists with torch.tensor(...), in the precision of the system"
         )
     # (steps, features): unbatched, as PyTorch's modules take it.
     if inputs.dim() == 2:
@@ -323,7 +359,19 @@ def _recordable(tensor: Tensor) -> Tensor:
 
 
 def _check_state_tensors(state: Any, own_dtype: torch.dtype, dtype: torch.dtype | None) -> None:
+    arrays = [each for each in constants(state) if hasattr(each, "__array__")]
+    if arrays:
+        raise InvalidStateError(
+            f"the state contains a {type(arrays[0]).__name__} of NumPy: convert it with "
+            "torch.from_numpy(...) or torch.tensor(...), in the precision of the system"
+        )
     for leaf in flatten(state)[0]:
+        if leaf.is_complex():
+            raise InvalidStateError(
+                f"the state is {leaf.dtype}, but exponents are those of a real map: pass "
+                "torch.view_as_real(state), and let the step begin with torch.view_as_complex "
+                "and return torch.view_as_real of its result"
+            )
         if not leaf.is_floating_point():
             raise InvalidStateError(
                 f"the state must be floating point, not {leaf.dtype}: convert it with .float()"
@@ -343,7 +391,7 @@ def _check_devices(system: System, inputs: Tensor | None, state: Any) -> None:
         devices["inputs"] = {inputs.device}
     # Of a plain callable, parameters in its closure cannot be seen; its first step fails instead.
     if isinstance(system, nn.Module):
-        devices["parameters"] = {parameter.device for parameter in system.parameters()}
+        devices["parameters"] = {tensor.device for tensor in _own_tensors(system)}
     if len(set[torch.device]().union(*devices.values())) > 1:
         found = ", ".join(
             f"{name} on {' and '.join(sorted(map(str, where)))}"
@@ -351,3 +399,8 @@ def _check_devices(system: System, inputs: Tensor | None, state: Any) -> None:
             if where
         )
         raise InvalidInputError(f"everything must be on one device; found {found}: use .to(device)")
+    if any(device.type == "meta" for where in devices.values() for device in where):
+        raise InvalidInputError(
+            "everything is on the meta device, whose tensors have no values: make the module there "
+            "real with .to_empty(device=...) and load its weights, and pass inputs with values"
+        )

@@ -7,7 +7,8 @@ maps of the layers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import index
 from typing import Any, cast
 
 import torch
@@ -126,6 +127,27 @@ class StockRecurrence:
             inputs is not None and inputs.requires_grad
         )
 
+    def of_influence(self) -> "StockRecurrence":
+        """Return the same map, without the graph of weights that no growth of frames depends on.
+
+        These are the weights of layers above the selected one, and those that enter nothing but the
+        slopes of a ReLU. From some backends they would get gradients of zero, with which an
+        optimizer still applies weight decay and what is left of its momentum.
+        """
+        last = self.selected_layers[-1]
+        layers: list[LayerWeights] = []
+        for position, layer in enumerate(self.layers):
+            cut = layer.detached()
+            if self.kind is not RELU:
+                layers.append(layer if position <= last else cut)
+            elif position in self.selected_layers:
+                # In a whole stack W_ih of an upper layer carries the tangent vectors upwards.
+                coupling = layer if self.selected is None and position > 0 else cut
+                layers.append(cut._replace(weight_hh=layer.weight_hh, weight_ih=coupling.weight_ih))
+            else:
+                layers.append(cut)
+        return replace(self, layers=tuple(layers))
+
     def advance(
         self, inputs: Float[Tensor, "T B D"], state: Float[Tensor, "B n"], steps: int
     ) -> Float[Tensor, "T B n"]:
@@ -162,11 +184,11 @@ class StockRecurrence:
             # `_layer_inputs`). Here one tensor is the input of both, so `tangent` has to do it.
             selected = None
         layers = zip(self.layers, self._layer_states(state), strict=True)
-        for index, (weights, first) in enumerate(layers):
+        for number, (weights, first) in enumerate(layers):
             run = linearised_layer(self.kind, weights, inputs, first, start, window)
             states.append(run.states)
             inputs = run.states[1:, :, : weights.weight_hh.shape[1]]
-            tangent = run.tangent if index == selected else tangent
+            tangent = run.tangent if number == selected else tangent
         return states[0] if len(states) == 1 else torch.cat(states, dim=-1), tangent
 
     def step(self, inputs: Any, state: Float[Tensor, "R n"]) -> Float[Tensor, "R n"]:
@@ -287,7 +309,7 @@ def stock_recurrence(
     """
     _require_single_map(system)
     names = _suffixes(system)
-    if layer is not None and not 0 <= layer < len(names):
+    if layer is not None and not _is_index(layer, len(names)):
         raise InvalidOptionError(
             f"layer must be from 0 to {len(names) - 1} for this {type(system).__name__} of "
             f"{len(names)} layer(s), or None for the whole stack, not {layer}"
@@ -295,8 +317,16 @@ def stock_recurrence(
     return StockRecurrence(
         kind=_kind(system),
         layers=layer_weights(system, names, dtype),
-        selected=layer,
+        selected=None if layer is None else index(layer),
         stacked_states=isinstance(system, nn.RNNBase),
+    )
+
+
+def _is_index(layer: object, layers: int) -> bool:
+    return (
+        hasattr(layer, "__index__")
+        and not isinstance(layer, bool)
+        and 0 <= cast(int, layer) < layers
     )
 
 
@@ -351,7 +381,7 @@ def _require_single_map(system: StockLayer | StockCell) -> None:
 def _suffixes(system: StockLayer | StockCell) -> list[str]:
     """Return what the names of each layer's weights end with."""
     if isinstance(system, nn.RNNBase):
-        return [f"_l{index}" for index in range(system.num_layers)]
+        return [f"_l{number}" for number in range(system.num_layers)]
     return [""]
 
 

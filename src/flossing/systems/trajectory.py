@@ -11,6 +11,7 @@ from flossing.errors import NonFiniteError
 from flossing.systems.cell_tangent import CellTangent
 from flossing.systems.compiled_layer import ALWAYS_CUT, NEVER_CUT
 from flossing.systems.custom import CallableRecurrence
+from flossing.systems.divergence import first_steps, in_words
 from flossing.systems.recurrence import DrivenMap, StateGradient
 from flossing.systems.stock import StockRecurrence
 from flossing.systems.tangent import TangentMap
@@ -87,14 +88,18 @@ def check_finite(states: Float[Tensor, "T_plus_1 B S"], start: int) -> None:
         NonFiniteError: a state is infinite or NaN.
     """
     # Checked before the tangent map: from non-finite states it would only report itself.
-    finite = torch.isfinite(states.detach()).flatten(1).all(dim=1)
+    finite = torch.isfinite(states.detach()).all(dim=-1)
     if bool(finite.all()):
         return
-    # The first minimum of 0s and 1s: the first step whose state is not finite.
-    step = start + int(finite.to(torch.int8).argmin())
+    diverged = first_steps(finite, start)
     raise NonFiniteError(
-        f"the state became infinite or NaN at step {step}: the trajectory diverges; check the "
-        "weights, the scale of the inputs and the initial state"
+        f"the state became infinite or NaN at step {min(diverged.values())}: the trajectory "
+        f"diverges; {in_words(diverged, states.shape[1])}; check the weights, the scale of the "
+        "inputs and the initial state, or leave these rows out"
+        if states.shape[1] > 1
+        else f"the state became infinite or NaN at step {diverged[0]}: the trajectory diverges; "
+        "check the weights, the scale of the inputs and the initial state",
+        diverged,
     )
 
 

@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flossing.support.arguments import folder_path
+from flossing.support.arguments import folder_path, try_outputs
+from flossing.support.terminal import console_for
 from flossing_lab.cli.options import add_worker_options
+from flossing_lab.runs.setups import SETUPS
 
 if TYPE_CHECKING:
     from flossing.support.arguments import Commands
@@ -35,15 +37,19 @@ example of a file; every combination of the listed values is run:
   k = [16, 75]
 
 further keys:
-  top level       evaluation_batch_size, final_batch_size, measured_exponents,
-                  gradients
+  top level       setup, evaluation_batch_size, final_batch_size,
+                  measured_exponents, gradients, divide_inputs, unseen_input
   [architecture]  initialisation, gain, input_gain, bias_scale, form,
-                  orthogonal, leak, longest_memory
+                  initial_states, readout_bias, orthogonal, leak, longest_memory
   [training]      batch_size, learning_rate, cooldown, max_gradient_norm,
-                  norm_penalty, patience
+                  clipping, norm_penalty, patience, solved
   [flossing]      time_steps, sequences, state_transient, frame_transient,
-                  anywhere, before, every, steps, times, lr, training_lr,
-                  tolerance, drift, max_gradient_norm
+                  anywhere, start, same_frame, before_epoch, despite_learning,
+                  before, every, steps, times, lr, training_lr, tolerance,
+                  drift, max_gradient_norm
+
+setup = "released" sets all that is not given as in the released code of
+Engelken (NeurIPS 2023); so does --setup released, for a file without it.
 
 examples:
   flossing sweep grid.toml --output runs
@@ -70,20 +76,22 @@ def add_command(commands: "Commands") -> None:
         metavar="FOLDER",
         help="folder in which the runs are kept",
     )
+    sweep.add_argument(
+        "--setup", choices=tuple(SETUPS), help="set-up of a file that does not name one"
+    )
     add_worker_options(sweep)
     sweep.set_defaults(run=_sweep)
 
 
 def _sweep(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
-    from rich.console import Console
-
     from flossing_lab.cli.progress import print_path, rich_table, run_with_progress
     from flossing_lab.runs.comparison import tables
     from flossing_lab.runs.grid import read_grid
 
-    console = Console()
-    configurations = read_grid(options.file)
+    console = console_for(options)
+    configurations = read_grid(options.file, setup=options.setup)
+    try_outputs(options.output / "tried")
     runs = run_with_progress(
         configurations, options.output, console, workers=options.workers, dask=options.dask
     )

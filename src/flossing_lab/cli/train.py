@@ -4,9 +4,11 @@ import argparse
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from flossing.support.arguments import folder_path, positive_number, whole_number
+from flossing.support.arguments import folder_path, positive_number, try_outputs, whole_number
+from flossing.support.terminal import console_for
 from flossing_lab.runs.configuration import Architecture, Configuration, Training
 from flossing_lab.runs.schedules import SCHEDULES
+from flossing_lab.runs.setups import SETUPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +30,7 @@ an interrupted run resumes from its last checkpoint.
 EXAMPLES = """\
 examples:
   flossing train temporal-xor:delay=40 --floss published --output runs
+  flossing train spatial-xor:delay=40 --floss published --setup released
   flossing train delayed-copy:delay=20 --cell gru --size 64 --seeds 3
   flossing train adding-problem:steps=100 --cell lstm --initialisation chrono
 """
@@ -49,6 +52,8 @@ ARCHITECTURE = (
         "standard deviation of the biases of tanh, relu and leaky networks",
     ),
     ("form", str, "what is read out: state, or rate as published"),
+    ("initial_states", whole_number(1), "number of trained initial states of form rate"),
+    ("readout_bias", float, "initial value of the readout's biases"),
     ("orthogonal", str, "keep the recurrent weights orthogonal"),
     ("leak", positive_number, "leak of the leaky cell, at most 1"),
     ("longest_memory", whole_number(2), "longest memory of chrono, in steps"),
@@ -59,6 +64,7 @@ TRAINING = (
     ("learning_rate", positive_number, "step size of Adam"),
     ("cooldown", positive_number, "final share of the epochs in which the step size falls to 0"),
     ("max_gradient_norm", positive_number, "norm that gradients are clipped to"),
+    ("clipping", str, "what has this norm at most: network, or each array by itself"),
     (
         "norm_penalty",
         positive_number,
@@ -67,8 +73,9 @@ TRAINING = (
     (
         "patience",
         whole_number(0),
-        "stop after this many evaluations in a row at 99.5 %%; 0: never",
+        "stop after this many evaluations in a row at the accuracy --solved; 0: never",
     ),
+    ("solved", positive_number, "accuracy at which an evaluation counts towards the patience"),
 )
 
 
@@ -82,6 +89,14 @@ def add_command(commands: "Commands") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     train.add_argument("task", metavar="TASK", help="task to learn, with options")
+    train.add_argument(
+        "--setup",
+        choices=tuple(SETUPS),
+        default="default",
+        help="values of all options that are not given; released: those of the released code of "
+        "Engelken (NeurIPS 2023), of which --floss published is the schedule (default: "
+        "%(default)s)",
+    )
     for kind, options in ((Architecture, ARCHITECTURE), (Training, TRAINING)):
         group = train.add_argument_group(kind.__name__.lower())
         for name, read, text in options:
@@ -113,6 +128,11 @@ def add_command(commands: "Commands") -> None:
     _add_field(
         measuring, Configuration, "gradients", str, "also measure gradients with respect to states"
     )
+    for name, text in (
+        ("divide_inputs", "divide the inputs by the number of channels"),
+        ("unseen_input", "leave out the first input, on which the first target depends"),
+    ):
+        _add_field(measuring, Configuration, name, str, text)
     running = train.add_argument_group("running")
     _add_number(running, "--seed", 0, 0, "first random seed")
     _add_number(running, "--seeds", 1, 1, "number of seeds")
@@ -155,14 +175,13 @@ def _add_field(group: "Group", kind: Any, name: str, read: Any, text: str) -> No
 
 def _train(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
-    from rich.console import Console
-
     from flossing_lab.cli.progress import print_path, rich_table, run_with_progress
     from flossing_lab.runs.grid import grid
     from flossing_lab.runs.store import Store
 
-    console = Console()
+    console = console_for(options)
     configurations = grid(_document(options))
+    try_outputs(options.output and options.output / "tried")
     runs = run_with_progress(configurations, options.output, console, workers=options.workers)
     console.print(rich_table(_table(runs), title=options.task))
     if options.output is not None:
@@ -180,12 +199,15 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
 
     return {
         "task": options.task,
-        "seeds": list(range(options.seed, options.seed + options.seeds)),
+        "setup": options.setup,
+        "seeds": range(options.seed, options.seed + options.seeds),
         "floss": options.floss,
         "architecture": given(*(name for name, _, _ in ARCHITECTURE)),
         "training": given(*(name for name, _, _ in TRAINING)),
         "flossing": given("k", "time_steps"),
-        **given("evaluate_every", "measured_exponents", "gradients"),
+        **given(
+            "evaluate_every", "measured_exponents", "gradients", "divide_inputs", "unseen_input"
+        ),
     }
 
 

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from flossing.support.torch_typed import vector_norm
 from flossing_lab.networks.networks import SequenceNetwork
+from flossing_lab.runs.configuration import Clipping
 
 
 class Ensemble:
@@ -71,18 +72,22 @@ def keep(ensemble: Ensemble, optimizer: torch.optim.Adam, kept: Sequence[int]) -
     return smaller
 
 
-def clip(gradients: Sequence[Float[Tensor, "S ..."]], max_norm: float) -> Float[Tensor, " S"]:
-    """Clip each network's gradient to a norm, in place; return the norms before.
+def clip(
+    gradients: Sequence[Float[Tensor, "S ..."]], max_norm: float, clipping: Clipping = "network"
+) -> Float[Tensor, " S"]:
+    """Clip each network's gradient to a norm, in place; return its norms over all arrays before.
 
-    As `torch.nn.utils.clip_grad_norm_`, but a gradient that is not finite becomes zero: the run
-    continues without this step.
+    With "network" as `torch.nn.utils.clip_grad_norm_`, with "array" each array by itself. A
+    gradient that is not finite becomes zero: the run continues without this step.
     """
-    norms = vector_norm(
-        torch.stack([vector_norm(each.flatten(1), dim=1) for each in gradients]), dim=0
-    )
-    scales = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient *= scales.reshape(-1, *[1] * (gradient.ndim - 1))
+    own = torch.stack([vector_norm(each.flatten(1), dim=1) for each in gradients])
+    norms = vector_norm(own, dim=0)
+    if clipping == "network":
+        scales = (max_norm / (norms + 1e-6)).clamp(max=1.0).expand_as(own)
+    else:
+        scales = (max_norm / own).clamp(max=1.0)
+    for gradient, scale in zip(gradients, scales, strict=True):
+        gradient *= scale.reshape(-1, *[1] * (gradient.ndim - 1))
         gradient[~norms.isfinite()] = 0.0
     return norms
 

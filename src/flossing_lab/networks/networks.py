@@ -91,7 +91,7 @@ class SequenceNetwork(nn.Module):
 
 
 class RateNetwork(SequenceNetwork):
-    """x_t = W tanh(x_{t−1}) + b + W_in s_t with a readout linear in x_t; x_0 is trained.
+    """x_t = W tanh(x_{t−1}) + b + W_in s_t with a readout linear in x_t; each x_0 is trained.
 
     Its state is h = tanh(x), whose trajectory is that of an `nn.RNN`.
 
@@ -100,21 +100,22 @@ class RateNetwork(SequenceNetwork):
     Args:
         recurrence: the recurrent part, a tanh network.
         readout: the linear readout.
-        initial_potential: x_0, (N,).
+        initial_potential: x_0, (N,), or several, (C, N), which the sequences take in turn.
     """
 
     def __init__(
         self,
         recurrence: Recurrence,
         readout: nn.Linear,
-        initial_potential: Float[Tensor, " N"],
+        initial_potential: Float[Tensor, "*C N"],
     ) -> None:
         super().__init__(recurrence, readout)
         self.initial_potential = nn.Parameter(initial_potential)
 
     def initial_state(self, batch_size: int) -> State:
-        """Return tanh(x_0), the same for every sequence."""
-        hidden = self.initial_potential.tanh().repeat(batch_size, 1)
+        """Return tanh(x_0) of every sequence."""
+        hidden = self.initial_potential.tanh().reshape(-1, self.recurrence.hidden_size)
+        hidden = hidden.repeat(math.ceil(batch_size / len(hidden)), 1)[:batch_size]
         return hidden.unsqueeze(0) if isinstance(self.recurrence, nn.RNNBase) else hidden
 
     def forward(
@@ -124,8 +125,11 @@ class RateNetwork(SequenceNetwork):
         first = self.initial_state(inputs.shape[1]) if state is None else state
         previous = states_before(self.hidden_states(inputs, first), first)
         (weights,) = self.vanilla_recurrence().layers
-        from_inputs, from_states = weights.currents(inputs, previous)
-        return self.readout(from_inputs + from_states)
+        # R x + c = R W_in s + R W h + R b + c, by products with R first: it has few rows.
+        readout = self.readout.weight
+        biases = cast(Tensor, weights.bias_ih) + cast(Tensor, weights.bias_hh)
+        from_inputs = linear(inputs, readout @ weights.weight_ih, self.readout(biases))
+        return from_inputs + linear(previous, readout @ weights.weight_hh)
 
 
 def states_before(states: Float[Tensor, "T B N"], first: State) -> Float[Tensor, "T B N"]:
@@ -145,7 +149,8 @@ def make_network(
     The recurrent part is initialised as in `flossing_lab.networks.initialisation`. In the state
     form the readout's weights are uniform within ±1/√N, as in `nn.Linear`. In the rate form they
     are standard normal, the biases b uniform on [0, 0.1) unless `bias_scale` is set, and the
-    initial x has relaxed for 100 steps without input. The readout's biases start at zero.
+    initial values of x have relaxed for 100 steps without input. The readout's biases start at
+    `readout_bias`.
 
     Args:
         architecture: of the network.
@@ -172,7 +177,7 @@ def make_network(
     readout = nn.Linear(architecture.size, output_size, device="meta").to_empty(device="cpu")
     initialise(recurrence, architecture, generator)
     with torch.no_grad():
-        readout.bias.zero_()
+        readout.bias.fill_(architecture.readout_bias)
         if architecture.form == "rate":
             potential = _initialise_rates(recurrence, readout, architecture, generator)
             network = RateNetwork(recurrence, readout, potential)
@@ -209,7 +214,7 @@ def _initialise_rates(
     readout: nn.Linear,
     architecture: Architecture,
     generator: torch.Generator,
-) -> Float[Tensor, " N"]:
+) -> Float[Tensor, "*C N"]:
     """Draw the biases and the readout of the rate form, and return the initial potential x_0."""
     weights = dict(recurrence.named_parameters())
     suffix = "_l0" if isinstance(recurrence, nn.RNNBase) else ""
@@ -217,7 +222,8 @@ def _initialise_rates(
     if architecture.bias_scale is None:
         bias.uniform_(0, LARGEST_BIAS, generator=generator)
     readout.weight.normal_(generator=generator)
-    potential = torch.randn(len(bias), generator=generator)
+    several = (architecture.initial_states,) if architecture.initial_states > 1 else ()
+    potential = torch.randn(*several, len(bias), generator=generator)
     for _ in range(RELAXATION_STEPS):
         potential = linear(potential.tanh(), weights["weight_hh" + suffix], bias)
     return potential

@@ -3,18 +3,23 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
+import torch
+
 from flossing.errors import InvalidOptionError
 from flossing.support.checks import require_choice, require_integer, require_positive
-from flossing.tasks import Task
+from flossing.tasks import Batch, Task
+from flossing.tasks.base import DelayedParity
 from flossing_lab.runs.codec import LEFT_OUT, decode, encode
 
 Cell: TypeAlias = Literal["tanh", "relu", "leaky", "modrelu", "gru", "lstm", "lem"]
 Initialisation: TypeAlias = Literal["gaussian", "orthogonal", "identity", "stock", "chrono"]
 Form: TypeAlias = Literal["rate", "state"]
+Clipping: TypeAlias = Literal["network", "array"]
+Start: TypeAlias = Literal["zero", "trained"]
 
 SCHEDULE_OPTIONS: Mapping[str, type[int] | type[float]] = {
     "before": int,
@@ -59,6 +64,9 @@ class Architecture:
             `None`: biases as in `flossing_lab.networks.initialisation`.
         form: "state" reads out h; "rate" reads out the potential x of h = tanh(x), and trains its
             initial value, as in the released code of Engelken (NeurIPS 2023).
+        initial_states: number of trained initial values of the rate form, which the sequences of a
+            batch take in turn: 1 for the same one for all, the batch size for one each.
+        readout_bias: initial value of the readout's biases.
         orthogonal: keep the recurrent weights orthogonal throughout training, by
             `torch.nn.utils.parametrizations.orthogonal`; they must start orthogonal.
         leak: α of the leaky cell, in (0, 1]; 1 for the others.
@@ -75,6 +83,8 @@ class Architecture:
     input_gain: float = field(default=1.0, metadata=LEFT_OUT)
     bias_scale: float | None = field(default=None, metadata=LEFT_OUT)
     form: Form = "state"
+    initial_states: int = field(default=1, metadata=LEFT_OUT)
+    readout_bias: float = field(default=0.0, metadata=LEFT_OUT)
     orthogonal: bool = False
     leak: float = 1.0
     longest_memory: int = 100
@@ -84,6 +94,7 @@ class Architecture:
         require_integer("size", self.size, at_least=1)
         require_choice("initialisation", self.initialisation, get_args(Initialisation))
         require_choice("form", self.form, get_args(Form))
+        require_integer("initial_states", self.initial_states, at_least=1)
         require_integer("longest_memory", self.longest_memory, at_least=2)
         require_positive("gain", self.gain)
         require_positive("input_gain", self.input_gain)
@@ -105,6 +116,11 @@ class Architecture:
             raise InvalidOptionError(
                 f"form is 'rate' and cell is {self.cell!r}; only a tanh network has a rate form: "
                 "use form='state'"
+            )
+        if self.initial_states != 1 and self.form != "rate":
+            raise InvalidOptionError(
+                f"initial_states is {self.initial_states} and form is {self.form!r}, whose "
+                "networks start from zero: use form='rate', or leave initial_states out"
             )
         if self.leak != 1 and self.cell != "leaky":
             raise InvalidOptionError(
@@ -164,10 +180,13 @@ class Training:
         learning_rate: step size of Adam.
         cooldown: share of the epochs, at the end, over which the step size falls linearly to zero.
         max_gradient_norm: gradients are clipped to this norm.
+        clipping: "network": the norm over all parameters of a network together; "array": the norm
+            of each parameter by itself.
         norm_penalty: weight of Ω, the penalty on growth and decay of ∂L/∂h from step to step of
             Pascanu, Mikolov & Bengio (ICML 2013).
-        patience: number of consecutive evaluations at 99.5 % or more after which training ends; 0
-            to train for all epochs.
+        patience: number of consecutive evaluations at an accuracy of `solved` or more after which
+            training ends; 0 to train for all epochs.
+        solved: that accuracy, above 0 and at most 1.
 
     Raises:
         InvalidOptionError: an invalid option value.
@@ -178,8 +197,10 @@ class Training:
     learning_rate: float = 1e-3
     cooldown: float = 0.0
     max_gradient_norm: float = 0.03
+    clipping: Clipping = field(default="network", metadata=LEFT_OUT)
     norm_penalty: float = 0.0
     patience: int = 0
+    solved: float = field(default=0.995, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
         require_integer("epochs", self.epochs, at_least=0)
@@ -187,6 +208,8 @@ class Training:
         require_integer("patience", self.patience, at_least=0)
         require_positive("learning_rate", self.learning_rate)
         require_positive("max_gradient_norm", self.max_gradient_norm)
+        require_choice("clipping", self.clipping, get_args(Clipping))
+        require_positive("solved", self.solved, at_most=1.0)
         if self.norm_penalty:
             require_positive("norm_penalty", self.norm_penalty)
         if self.cooldown:
@@ -217,6 +240,11 @@ class Flossing:
         anywhere: use a random window of each of the task's sequences, with the state that the
             network has there, rather than the first time steps from a state of zero. Where the
             inputs change their statistics, as in a hold, only this flosses the whole sequence.
+        start: the states before the sequences: "zero", or the "trained" initial states of the rate
+            form, of which each sequence takes one, from the first.
+        same_frame: begin every flossing step with the same frame rather than a fresh one.
+        before_epoch: take an episode that is due at an epoch before its training step, not after.
+        despite_learning: take episodes of the schedule even if the network has started to learn.
         schedule: further options of `flossing.Flosser` by name; see `SCHEDULE_OPTIONS`.
 
     Raises:
@@ -229,6 +257,10 @@ class Flossing:
     state_transient: int = 10
     frame_transient: int = 6
     anywhere: bool = field(default=False, metadata=LEFT_OUT)
+    start: Start = field(default="zero", metadata=LEFT_OUT)
+    same_frame: bool = field(default=False, metadata=LEFT_OUT)
+    before_epoch: bool = field(default=False, metadata=LEFT_OUT)
+    despite_learning: bool = field(default=False, metadata=LEFT_OUT)
     schedule: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -237,6 +269,7 @@ class Flossing:
         require_integer("sequences", self.sequences, at_least=1)
         require_integer("state_transient", self.state_transient, at_least=0)
         require_integer("frame_transient", self.frame_transient, at_least=0)
+        require_choice("start", self.start, get_args(Start))
         shortest = self.state_transient + self.frame_transient + 1
         require_integer("time_steps", self.time_steps, at_least=shortest)
         unknown = [name for name in self.schedule if name not in SCHEDULE_OPTIONS]
@@ -268,6 +301,9 @@ class Configuration:
         measured_exponents: number of exponents that are measured before training and at each
             evaluation; 0 for none.
         gradients: whether gradients of the loss with respect to states are measured there too.
+        divide_inputs: divide the inputs by the number of channels.
+        unseen_input: leave out the first input of sequences that are a step longer, so that the
+            target of the first step that counts depends on an input that was not seen.
 
     Raises:
         InvalidOptionError: an invalid option value.
@@ -283,6 +319,8 @@ class Configuration:
     final_batch_size: int = 512
     measured_exponents: int = 0
     gradients: bool = False
+    divide_inputs: bool = field(default=False, metadata=LEFT_OUT)
+    unseen_input: bool = field(default=False, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
         require_integer("seed", self.seed, at_least=0)
@@ -295,6 +333,26 @@ class Configuration:
                 f"flossing takes {self.flossing.time_steps} time steps, but the task's sequences "
                 f"have {self.task.steps}: pass at most as many, or a longer task"
             )
+        if self.flossing and self.flossing.start != "zero" and self.architecture.form != "rate":
+            raise InvalidOptionError(
+                f"start is {self.flossing.start!r} and form is {self.architecture.form!r}, whose "
+                "networks have no trained initial state: use start='zero', or form='rate'"
+            )
+        on_bits = isinstance(self.task, DelayedParity)
+        if (self.divide_inputs or self.unseen_input) and not on_bits:
+            raise InvalidOptionError(
+                f"divide_inputs or unseen_input is set and the task is {self.task}; only tasks on "
+                "streams of bits have these options: leave them out"
+            )
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Return fresh sequences of the task, with their inputs as the network gets them."""
+        task, skipped = self.task, int(self.unseen_input)
+        if isinstance(task, DelayedParity):
+            task = replace(task, steps=task.steps + skipped)
+        inputs, targets, mask = task.sample(batch_size, generator=generator)
+        divisor = task.input_size if self.divide_inputs else 1
+        return Batch(inputs[skipped:] / divisor, targets[skipped:], mask[skipped:])
 
     def document(self) -> dict[str, Any]:
         """Return the configuration as JSON; `configuration_from` reads it back."""

@@ -1,11 +1,12 @@
 """Configurations in words: their settings, and the settings in which they differ."""
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, cast
 
 from flossing_lab.runs.configuration import Architecture, Configuration, Flossing, Training
 from flossing_lab.runs.schedules import SCHEDULES, scheduled
+from flossing_lab.runs.setups import as_released
 
 
 def settings(configurations: Sequence[Configuration]) -> list[dict[str, str]]:
@@ -48,6 +49,22 @@ def task_in_words(configuration: Configuration) -> str:
     return f"{name}:{','.join(options)}" if options else name
 
 
+def run_in_words(configuration: Configuration) -> str:
+    """Return what tells a run from others of a sweep, in a line.
+
+    Example:
+        >>> from flossing_lab.runs.configuration import Architecture
+        >>> from flossing.tasks import DelayedCopy
+        >>> run_in_words(Configuration(task=DelayedCopy(), architecture=Architecture(), seed=3))
+        'delayed-copy:delay=40, tanh, size 80, flossing none, seed 3'
+    """
+    architecture = configuration.architecture
+    return (
+        f"{task_in_words(configuration)}, {architecture.cell}, size {architecture.size}, "
+        f"flossing {flossing_in_words(configuration)}, seed {configuration.seed}"
+    )
+
+
 def flossing_in_words(configuration: Configuration) -> str:
     """Return the name of the nearest schedule, and the options that differ from it.
 
@@ -68,13 +85,15 @@ def flossing_in_words(configuration: Configuration) -> str:
     own = _flossing_settings(configuration.flossing)
     candidates: list[list[str]] = []
     for name in SCHEDULES:
-        schedule = _flossing_settings(scheduled(name, configuration))
-        different = [
-            f"{key}={own.get(key, 'default')}"
-            for key in schedule | own
-            if own.get(key) != schedule.get(key)
-        ]
-        candidates.append([name, *different])
+        plain = replace(configuration, flossing=scheduled(name, configuration))
+        for setup, each in (((), plain), (("as released",), as_released(plain))):
+            schedule = _flossing_settings(cast(Flossing, each.flossing))
+            different = [
+                f"{key}={own.get(key, 'default')}"
+                for key in schedule | own
+                if own.get(key) != schedule.get(key)
+            ]
+            candidates.append([name, *setup, *different])
     return ", ".join(min(candidates, key=len))
 
 

@@ -1,6 +1,7 @@
 """Configurations from the settings of a sweep's file, whose lists are crossed."""
 
 import itertools
+import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -18,23 +19,31 @@ from flossing_lab.runs.configuration import (
     Flossing,
     Training,
 )
+from flossing_lab.runs.cost import require_affordable, require_few
 from flossing_lab.runs.schedules import SCHEDULES, scheduled
+from flossing_lab.runs.setups import SETUPS
 
 NONE = "none"
 
 _TABLES = {"architecture": Architecture, "training": Training, "flossing": Flossing}
 
-_EVALUATION = (
+_TOP = (
     "evaluate_every",
     "evaluation_batch_size",
     "final_batch_size",
     "measured_exponents",
     "gradients",
+    "divide_inputs",
+    "unseen_input",
 )
 
 
-def read_grid(path: Path) -> list[Configuration]:
+def read_grid(path: Path, *, setup: str | None = None) -> list[Configuration]:
     """Return the configurations of a TOML file; see `grid`.
+
+    Args:
+        path: of the file.
+        setup: of a file that does not name one.
 
     Raises:
         UnreadableFileError: there is no such file, or it is not TOML.
@@ -47,21 +56,23 @@ def read_grid(path: Path) -> list[Configuration]:
         raise UnreadableFileError(
             f'{str(path)!r} is not TOML ({error}): write lines such as task = "temporal-xor"'
         ) from error
-    return grid(document)
+    return grid(document if setup is None else {"setup": setup, **document})
 
 
 def grid(document: Mapping[str, Any]) -> list[Configuration]:
     """Return all combinations of the given values, each once; seeds vary fastest.
 
     Args:
-        document: `task`, as `task_named` reads it; optionally `seeds`, a number of them or a list;
-            `floss`, "none" or a name of `SCHEDULES`; fields of `Configuration`; and tables
+        document: `task`, as `task_named` reads it; optionally `seeds`, a number of them, a list or
+            a range; `floss`, "none" or a name of `SCHEDULES`; `setup`, a name of `SETUPS`, whose
+            values hold where none are given; fields of `Configuration`; and tables
             `architecture` and `training` with fields of these, and `flossing` with fields and
-            schedule options that replace those of the schedule. Any value but that of `seeds` may
-            be a list: lists are crossed.
+            schedule options that replace those of the schedule. Any value but those of `seeds` and
+            `setup` may be a list: lists are crossed.
 
     Raises:
-        InvalidOptionError: an unknown name or invalid value, which the message names.
+        InvalidOptionError: an unknown name or invalid value, which the message names; or more runs,
+            or larger ones, than any machine can do.
 
     Example:
         >>> configurations = grid(
@@ -76,24 +87,41 @@ def grid(document: Mapping[str, Any]) -> list[Configuration]:
         (12, [0, 1, 2])
     """
     # Each value is checked before any are combined, so that a message names its key.
-    axes = dict(_axes(document))
+    axes = dict(_axes(_completed(document)))
     if "task" not in axes:
         raise InvalidOptionError(
             'task is missing: write, for example, task = ["temporal-xor:delay=40"]'
         )
     seeds = _seeds(document.get("seeds", 1))
+    require_few(len(seeds) * math.prod(len(values) for values in axes.values()))
     found: dict[str, Configuration] = {}
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         for seed in seeds:
             configuration = _configuration(settings, seed)
             found.setdefault(configuration.digest, configuration)
+    require_affordable(found.values())
     return list(found.values())
+
+
+def _completed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document with the values of its set-up where it has none of its own."""
+    own = dict(document)
+    setup = own.pop("setup", "default")
+    if setup not in SETUPS:
+        raise InvalidOptionError(f"setup is {setup!r}; expected one of {', '.join(SETUPS)}")
+    values = SETUPS[setup]
+    tables = {
+        name: {**values.get(name, {}), **own[name]}
+        for name in _TABLES
+        if isinstance(own.get(name), Mapping)
+    }
+    return {**values, **own, **tables}
 
 
 def _axes(document: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
     """Return the values of every setting, those of a table under the name "table.setting"."""
-    readers = _readers(Configuration, _EVALUATION) | {"task": _task, "floss": _reader(str)}
+    readers = _readers(Configuration, _TOP) | {"task": _task, "floss": _reader(str)}
     for table, kind in _TABLES.items():
         readers |= {f"{table}.{name}": read for name, read in _readers(kind).items()}
     del readers["flossing.schedule"]
@@ -157,9 +185,11 @@ def _task(name: str, value: Any) -> Any:
         raise InvalidOptionError(f"{name} is {value!r}: {error}") from error
 
 
-def _seeds(value: Any) -> list[int]:
+def _seeds(value: Any) -> Sequence[int]:
+    if isinstance(value, range):
+        return value
     if type(value) is int and value >= 1:
-        return list(range(value))
+        return range(value)
     if isinstance(value, list) and value:
         seeds = cast("list[Any]", value)
         if all(type(each) is int and each >= 0 for each in seeds):
@@ -182,7 +212,7 @@ def _configuration(settings: Mapping[str, Any], seed: int) -> Configuration:
         architecture=Architecture(**table("architecture")),
         training=Training(**table("training")),
         seed=seed,
-        **{name: settings[name] for name in _EVALUATION if name in settings},
+        **{name: settings[name] for name in _TOP if name in settings},
     )
     flossing = _flossing(settings.get("floss", NONE), configuration, table("flossing"))
     return replace(configuration, flossing=flossing)

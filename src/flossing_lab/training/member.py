@@ -32,9 +32,6 @@ STREAMS = ("weights", "flossing inputs", "flossing frames", "training", "spectru
 
 SPECTRUM_BATCH_SIZE = 4
 
-SOLVED = 0.995
-"""Accuracy of an evaluation that counts towards the patience."""
-
 LEARNED = 0.5
 """A network has started to learn the task if its loss is below this share of the loss of the best
 constant answer, in the mean over the last `RECENT` epochs."""
@@ -90,10 +87,10 @@ class Member:
     @property
     def finished(self) -> bool:
         """Whether the last evaluations, as many as the patience, solved the task."""
-        patience = self.configuration.training.patience
+        patience, solved = self.configuration.training.patience, self.configuration.training.solved
         last = self._evaluations[-patience:] if patience else []
         return len(last) == patience > 0 and all(
-            each.accuracy is not None and each.accuracy >= SOLVED for each in last
+            each.accuracy is not None and each.accuracy >= solved for each in last
         )
 
     def batch(self) -> Batch:
@@ -104,30 +101,30 @@ class Member:
         """Floss if scheduled, and measure the network that training starts from."""
         if self._flosser is not None:
             with self._flossing_clock():
-                history = self._flosser.before_training(
-                    self._flossing_inputs.batch, callback=report
-                )
+                history = self._flosser.before_training(self._flossing_batch, callback=report)
             self._add_episode(0, history)
         if self.configuration.gradients:
             norms = gradient_norm_by_lag(self.network, self.configuration.task.kind, self._probe)
             self._gradient_norm_by_lag = tuple(numbers(norms))
         self.evaluate(0)
 
-    def floss(self, epoch: int) -> None:
-        """Floss if scheduled after an epoch."""
-        if self._flosser is None:
+    def floss(self, epoch: int, *, before_epoch: bool) -> None:
+        """Floss if scheduled at an epoch, before or after its training step."""
+        flossing = self.configuration.flossing
+        if self._flosser is None or flossing is None or flossing.before_epoch != before_epoch:
             return
         training = self.configuration.training
-        recent = mean(each.loss for each in self._epochs[-RECENT:])
+        losses = [each.loss for each in self._epochs[-RECENT:]] or [math.inf]
+        learned = mean(losses) < LEARNED * self._constant_loss
         # The run of a network that training drives to infinity continues, with infinite losses.
         with self._flossing_clock(), suppress(NonFiniteError):
             history = self._flosser.step(
                 epoch,
-                self._flossing_inputs.batch,
-                learned=recent < LEARNED * self._constant_loss,
+                self._flossing_batch,
+                learned=learned and not flossing.despite_learning,
                 scale=training.step_size(epoch) / training.learning_rate,
             )
-            self._add_episode(epoch, history)
+            self._add_episode(epoch - before_epoch, history)
 
     def add_epoch(self, epoch: int, loss: float, gradient_norm: float) -> None:
         """Record a training step."""
@@ -237,9 +234,15 @@ class Member:
             **flossing.schedule,
         )
 
+    def _flossing_batch(self) -> Float[Tensor, "t B D"]:
+        configuration = self.configuration
+        if configuration.flossing is not None and configuration.flossing.same_frame:
+            seed = stream_seed(configuration.seed, "flossing frames")
+            self._generators["flossing frames"].manual_seed(seed)
+        return self._flossing_inputs.batch()
+
     def _sample(self, batch_size: int, stream: str) -> Batch:
-        task = self.configuration.task
-        return task.sample(batch_size, generator=self._generators[stream])
+        return self.configuration.sample(batch_size, self._generators[stream])
 
     def _add_episode(self, epoch: int, history: FlossHistory | None) -> None:
         if history is not None:
@@ -263,8 +266,8 @@ class Member:
 class FlossingInputs:
     """Windows of a task's sequences, at their beginning or at random places, with their states.
 
-    At the beginning the state is zero: from the trained initial state of a rate network flossing
-    is less effective. Elsewhere it is the state that the network has there.
+    At the beginning the state is zero, or the trained initial state of a rate network, from which
+    flossing is less effective. Elsewhere it is the state that the network has there.
 
     Args:
         network: to be flossed.
@@ -284,16 +287,16 @@ class FlossingInputs:
         self._flossing = flossing
         self._sample = sample
         self._generator = generator
-        self._zero: State = SequenceNetwork.initial_state(network, flossing.sequences)
-        self._state = self._zero
+        self._state = self._first()
 
     def batch(self) -> Float[Tensor, "t B D"]:
         """Return the inputs of the next window, of `flossing.time_steps` steps."""
         inputs, steps = self._sample(self._flossing.sequences), self._flossing.time_steps
+        self._state = self._first()
         if not self._flossing.anywhere:
             return inputs[:steps]
         window, self._state = sample_window(
-            self._network.system, inputs, self._zero, steps=steps, generator=self._generator
+            self._network.system, inputs, self._state, steps=steps, generator=self._generator
         )
         return window
 
@@ -301,6 +304,13 @@ class FlossingInputs:
         """Return the state before the first step of the last window, whose inputs are given."""
         del inputs
         return self._state
+
+    def _first(self) -> State:
+        """Return the state before whole sequences."""
+        if self._flossing.start == "zero":
+            return SequenceNetwork.initial_state(self._network, self._flossing.sequences)
+        with torch.no_grad():
+            return self._network.initial_state(self._flossing.sequences)
 
 
 def _generator(seed: int, stream: str) -> torch.Generator:

@@ -126,6 +126,8 @@ class _Trainer:
         if self.epoch == self._training.epochs or not self._active:
             return False
         self.epoch += 1
+        for member in self._active:
+            member.floss(self.epoch, before_epoch=True)
         start = time.perf_counter()
         self._optimizer.param_groups[0]["lr"] = self._training.step_size(self.epoch)
         losses, norms = self._train([member.batch() for member in self._active])
@@ -133,7 +135,7 @@ class _Trainer:
         for member, loss, norm in zip(self._active, losses, norms, strict=True):
             member.training_seconds += seconds
             member.add_epoch(self.epoch, loss, norm)
-            member.floss(self.epoch)
+            member.floss(self.epoch, before_epoch=False)
             if self.epoch % self._evaluate_every == 0 or self.epoch == self._training.epochs:
                 member.evaluate(self.epoch)
         self._drop_finished()
@@ -191,7 +193,7 @@ class _Trainer:
         gradients = torch.autograd.grad(torch.stack(losses).sum(), list(parameters.values()))
         if self._training.norm_penalty:
             self._add_penalties(dict(zip(parameters, gradients, strict=True)), batches)
-        norms = clip(gradients, self._training.max_gradient_norm)
+        norms = clip(gradients, self._training.max_gradient_norm, self._training.clipping)
         for parameter, gradient in zip(parameters.values(), gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()  # pyright: ignore[reportUnknownMemberType]

@@ -12,7 +12,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from flossing.compiled import compiler
+from flossing import CompiledCodeWarning
+from flossing.compiled import compiler, disk_cache
 from flossing.compiled.ahead_of_time import Code, CodeCache, lock_file, markers
 from flossing.compiled.cells import GruLayer, LstmLayer
 from flossing.compiled.warm_up import KINDS
@@ -60,7 +61,8 @@ class Background:
 
 
 @pytest.fixture
-def background(tmp_path):
+def background(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk_cache, "_SAID", set())
     return Background(tmp_path)
 
 
@@ -103,11 +105,52 @@ def test_each_kind_and_precision_has_code_of_its_own(background, cache):
     background.go_on()
 
 
-def test_after_a_failure_this_process_compiles(background, cache):
+def test_a_failure_is_said_once_and_nothing_is_compiled_here(background, cache):
     assert not cache.is_ready(CODE)
     background.go_on()
-    assert cache.is_ready(CODE)
+    with pytest.warns(CompiledCodeWarning, match="failed or was killed.*compile_ahead"):
+        assert not cache.is_ready(CODE)
+    assert not cache.is_ready(CODE)
     assert len(background.started) == 1
+    # Another process may succeed.
+    for marker in markers(background.folder, CODE):
+        marker.touch()
+    assert cache.is_ready(CODE)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_process_is_said(background, cache):
+    started = []
+    popen = subprocess.Popen.__init__
+
+    def remembered(process, *arguments, **options):
+        popen(process, *arguments, **options)
+        started.append(process)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", remembered)
+        assert not cache.is_ready(CODE)
+        while not background.started:
+            time.sleep(0.01)
+    started[0].kill()
+    cache.attempts[CODE].join(60)
+    with pytest.warns(CompiledCodeWarning, match="failed or was killed"):
+        assert not cache.is_ready(CODE)
+
+
+@pytest.mark.parametrize("error", [OSError("no locks available"), NotImplementedError()])
+def test_a_file_system_without_locks(background, cache, monkeypatch, error):
+    def acquire(*_, **__):
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    assert not cache.is_ready(CODE)
+    background.finish()
+    assert cache.is_ready(CODE)
+    done = []
+    other = CodeCache(background.folder, stages=(lambda kind, dtype: done.append((kind, dtype)),))
+    other.compile_here(Code(LstmLayer, torch.float32, parallel=False))
+    assert done == [(LstmLayer, torch.float32)]
 
 
 def test_an_interpreter_that_does_not_start_is_a_failure(background):
@@ -116,7 +159,8 @@ def test_an_interpreter_that_does_not_start_is_a_failure(background):
     cache = background.cache = CodeCache(background.folder, interpreter=lambda: str(not_executable))
     assert not cache.is_ready(CODE)
     background.go_on()
-    assert cache.is_ready(CODE)
+    with pytest.warns(CompiledCodeWarning, match="failed or was killed"):
+        assert not cache.is_ready(CODE)
 
 
 def test_nothing_is_started_while_another_process_compiles(background, cache):
@@ -134,6 +178,8 @@ def test_a_failure_here_still_waits_for_another_process(background, cache):
     background.go_on()
     with FileLock(lock_file(background.folder, CODE)):
         assert not cache.is_ready(CODE)
+        for marker in markers(background.folder, CODE):
+            marker.touch()
     assert cache.is_ready(CODE)
 
 
@@ -170,6 +216,8 @@ def test_without_an_interpreter_this_process_compiles(background, cache, monkeyp
     else:
         path = None if missing == "none" else str(background.folder / "python")
         monkeypatch.setattr(spawn, "get_executable", lambda: path)
+    with pytest.warns(CompiledCodeWarning, match="no Python interpreter"):
+        assert cache.is_ready(CODE)
     assert cache.is_ready(CODE)
     assert not cache.attempts
 

@@ -1,34 +1,26 @@
 """Compiled code on disk: damaged files, folders that cannot be written to, and no compiler."""
 
 import compileall
+import importlib
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
+import numba
 import pytest
+from numba.core import caching
+from numba.core.codegen import CPUCodegen
+
+from flossing import CompiledCodeWarning
+from flossing.compiled import disk_cache
+from flossing.compiled.compiler import FINGERPRINT, fingerprinted_sources
+from flossing.compiled.disk_cache import DiskCache
 
 ROOT = Path(__file__).parent.parent.parent
-
-# Small enough to be compiled for every test.
-COMPILED = """
-import sys, warnings
-from flossing.compiled.disk_cache import DiskCache
-import numba, numpy
-import doubling
-
-function = numba.njit(doubling.double)
-function._cache = DiskCache(doubling.double)
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    assert function(21) == 42
-    assert function(2.5) == 5.0
-for warning in caught:
-    print(warning.category.__name__, warning.message)
-print("hits", sum(function.stats.cache_hits.values()))
-"""
 
 
 def run(script, *arguments, path=(), cwd=ROOT, **environment):
@@ -46,25 +38,38 @@ def run(script, *arguments, path=(), cwd=ROOT, **environment):
     return process.stdout.splitlines()
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A folder with a module and the compiled code of its function."""
-    folder = tmp_path_factory.mktemp("prepared")
-    (folder / "doubling.py").write_text("def double(x):\n    return 2 * x\n")
-    (folder / "cache").mkdir()
-    assert called(folder, folder / "cache") == ["hits 0"]
-    return folder
+class Doubling:
+    """A function small enough to be compiled for every test, and its place on disk."""
 
+    def __init__(self, folder):
+        self.cache = folder / "cache"
+        self.source = folder / "doubling.py"
+        self.source.write_text("def double(x):\n    return 2 * x\n")
 
-def called(folder, cache):
-    return run(COMPILED, path=[folder], cwd=folder, NUMBA_CACHE_DIR=str(cache))
+    def called(self):
+        """Call it as a new process does; return what was said and how much was found on disk."""
+        sys.modules.pop("doubling", None)
+        importlib.invalidate_caches()
+        function = numba.njit(importlib.import_module("doubling").double)
+        function._cache = DiskCache(function.py_func)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert function(21) == 42
+            assert function(2.5) == 5.0
+        said = [str(each.message) for each in caught if each.category is CompiledCodeWarning]
+        return said, sum(function.stats.cache_hits.values())
 
 
 @pytest.fixture
-def doubling(prepared, tmp_path):
-    cache = tmp_path / "cache"
-    shutil.copytree(prepared / "cache", cache)
-    return lambda: called(prepared, cache), cache
+def doubling(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk_cache, "_SAID", set())
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+    doubling = Doubling(tmp_path)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(doubling.cache))
+    assert doubling.called() == ([], 0)
+    assert doubling.called() == ([], 2)
+    return doubling
 
 
 def empty(_):
@@ -87,37 +92,64 @@ def one_bit(contents):
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 @pytest.mark.parametrize("damage", [empty, cut, garbage, one_bit])
 def test_damaged_files_are_compiled_again_and_said_once(doubling, damage, suffix):
-    call, cache = doubling
-    files = list(cache.rglob(f"*.{suffix}"))
+    files = list(doubling.cache.rglob(f"*.{suffix}"))
     assert files
     for file in files:
         file.write_bytes(damage(file.read_bytes()))
-    said, hits = call()
-    assert said.startswith("CompiledCodeWarning compiled code in ")
-    assert "damaged" in said
-    assert hits == "hits 0"
-    if damage is cut:
-        assert call() == ["hits 2"]
+    (said,), hits = doubling.called()
+    assert "is damaged" in said
+    assert hits == 0
+    assert doubling.called() == ([], 2)
 
 
 def test_missing_files_are_compiled_again_without_a_word(doubling):
-    call, cache = doubling
-    for file in cache.rglob("*.nbc"):
+    for file in doubling.cache.rglob("*.nbc"):
         file.unlink()
-    assert call() == ["hits 0"]
-    assert call() == ["hits 2"]
+    assert doubling.called() == ([], 0)
+    assert doubling.called() == ([], 2)
 
 
-def test_a_cache_that_can_no_longer_be_written_is_said(doubling):
-    call, cache = doubling
-    for file in cache.rglob("*.nb?"):
+def test_a_cache_that_can_no_longer_be_written_is_said_once(doubling):
+    for file in doubling.cache.rglob("*.nb?"):
         file.unlink()
         # What is to be a file is a folder: not even root can write it.
         file.mkdir()
         (file / "full").touch()
-    lines = call()
-    assert lines[0].startswith("CompiledCodeWarning compiled code cannot be kept in")
-    assert lines[1:] == ["hits 0"]
+    (said,), hits = doubling.called()
+    assert "cannot be kept in" in said
+    assert hits == 0
+    assert doubling.called() == ([], 0)
+
+
+def test_a_clock_that_goes_backwards(doubling):
+    # Contents decide what is new, not times.
+    os.utime(doubling.source, (0, 0))
+    for file in doubling.cache.rglob("*.nb?"):
+        os.utime(file, (2**33, 2**33))
+    assert doubling.called() == ([], 2)
+    doubling.source.write_text("def double(x):\n    return x + x\n")
+    os.utime(doubling.source, (0, 0))
+    assert doubling.called() == ([], 0)
+    assert doubling.called() == ([], 2)
+
+
+def test_code_of_another_processor_is_not_used(doubling, monkeypatch):
+    elsewhere = "x86_64", "another", "+another"
+    with monkeypatch.context() as other:
+        other.setattr(CPUCodegen, "magic_tuple", lambda _: elsewhere)
+        assert doubling.called() == ([], 0)
+        assert doubling.called() == ([], 2)
+    # Neither replaces the other's.
+    assert doubling.called() == ([], 2)
+
+
+def test_without_a_place_for_the_cache_it_is_said_once(doubling, monkeypatch):
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    (said,), hits = doubling.called()
+    assert "cannot be kept on disk" in said
+    assert "NUMBA_CACHE_DIR" in said
+    assert hits == 0
+    assert doubling.called() == ([], 0)
 
 
 WITHOUT_COMPILER = """
@@ -165,7 +197,7 @@ def test_an_import_writes_no_files(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-FINGERPRINT = """
+PRINT_FINGERPRINT = """
 import sys, warnings
 import torch, flossing
 from flossing.compiled.compiler import FINGERPRINT, fingerprinted_sources
@@ -181,9 +213,8 @@ def test_the_package_may_be_in_an_archive(tmp_path):
     with zipfile.ZipFile(archive, "w") as packed:
         for file in (ROOT / "src" / "flossing").rglob("*.py"):
             packed.write(file, file.relative_to(ROOT / "src"))
-    (packed_line,) = run(FINGERPRINT, str(ROOT), path=[archive], cwd=tmp_path)
-    (plain,) = run(FINGERPRINT, "nowhere")
-    assert packed_line == plain
+    (packed_line,) = run(PRINT_FINGERPRINT, str(ROOT), path=[archive], cwd=tmp_path)
+    assert packed_line == f"{FINGERPRINT} {len(fingerprinted_sources())}"
 
 
 def test_the_package_may_be_byte_code_only(tmp_path):
@@ -195,31 +226,5 @@ def test_the_package_may_be_byte_code_only(tmp_path):
     compileall.compile_dir(tmp_path / "flossing", quiet=1, legacy=True)
     for file in (tmp_path / "flossing").rglob("*.py"):
         file.unlink()
-    (line,) = run(FINGERPRINT, str(ROOT), path=[tmp_path], cwd=tmp_path)
-    (plain,) = run(FINGERPRINT, "nowhere")
-    assert line.split()[1] == plain.split()[1]
-
-
-NO_PLACE = """
-import warnings
-import numba, doubling
-from flossing.compiled.disk_cache import DiskCache
-
-class Homeless(DiskCache):
-    _files = numba.core.caching.NullCache()
-
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    for _ in range(2):
-        function = numba.njit(doubling.double)
-        function._cache = Homeless(doubling.double)
-        assert function(21) == 42
-(said,) = caught
-print(said.category.__name__, said.message)
-"""
-
-
-def test_without_a_place_for_the_cache_it_is_said_once(prepared):
-    (line,) = run(NO_PLACE, path=[prepared], cwd=prepared)
-    assert line.startswith("CompiledCodeWarning compiled code cannot be kept on disk")
-    assert "NUMBA_CACHE_DIR" in line
+    (line,) = run(PRINT_FINGERPRINT, str(ROOT), path=[tmp_path], cwd=tmp_path)
+    assert line.split()[1] == str(len(fingerprinted_sources()))

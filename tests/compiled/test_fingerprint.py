@@ -46,6 +46,8 @@ def plain(value):
 
 def implementations(function):
     """What `numba.extending.overload` has registered for a function."""
+    # Numba reads its registries when it first compiles.
+    cpu_target.typing_context.refresh()
     kind = cpu_target.typing_context._lookup_global(function)
     templates = kind.templates if isinstance(kind, types.Function) else ()
     return [

@@ -138,3 +138,14 @@ def test_a_loss_that_is_not_finite_is_no_exponents_fault():
         warnings.simplefilter("error")
         (gradient,) = torch.autograd.grad((spectrum.exponents * math.nan).sum(), jacobians)
     assert not bool(gradient.isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_reference_names_exponents_without_finite_gradients(dtype):
+    jacobians = torch.diag(torch.tensor([1.0, 0.5, 0.0], dtype=dtype)).repeat(9, 1, 1)[:, None]
+    jacobians.requires_grad_()
+    options = {"backend": "reference", "frame": torch.eye(3, dtype=dtype)[None]}
+    with pytest.warns(flossing.LostRankWarning):
+        spectrum = flossing.log_growth_rates(jacobians, **options)
+    with pytest.warns(flossing.LostGradientWarning, match="number 3 of 3, rank was lost"):
+        torch.autograd.grad(spectrum.exponents.sum(), jacobians)

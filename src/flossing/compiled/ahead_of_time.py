@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from flossing.compiled.cells import Layer
 from flossing.compiled.compiler import FINGERPRINT, JIT_DISABLED
+from flossing.compiled.disk_cache import warn_once
 from flossing.compiled.forward import scan_forward
 from flossing.compiled.tangents import Dense
 from flossing.compiled.warm_up import KINDS, compile_parallel, compile_serial
@@ -106,9 +107,12 @@ class CodeCache:
         """Whether to use compiled code now; if not, another process is compiling it.
 
         It is ready once it is complete on disk, and also where only this process can compile it,
-        at the first call: there is no place for a cache, or no interpreter to start, or the one
-        that was started has failed. Only one process at a time compiles for a dtype, and each
-        process starts one only once.
+        at the first call: there is no place for a cache, or no interpreter to start. Only one
+        process at a time compiles for a dtype, and each process starts one only once: what failed
+        or was killed, for want of memory perhaps, is not tried again behind anybody's back.
+
+        Warns:
+            CompiledCodeWarning: the process in the background failed, or there can be none.
         """
         # Remembered, so that what was ready once remains so: the choice of a backend changes
         # roundings, and must not change back when somebody empties the cache.
@@ -137,13 +141,27 @@ class CodeCache:
         lock = lock_file(self.folder, code)
         attempt = self.attempts.get(code)
         if attempt is None:
-            return not _is_locked(lock) and not self._start(code)
+            if _is_locked(lock) or self._start(code):
+                return False
+            warn_once(
+                "this application has no Python interpreter that could compile in the background: "
+                "its first measurement compiles, for about half a minute; call "
+                "flossing.compile_ahead() at a better time"
+            )
+            return True
         # A thread without identity is about to be started by another thread.
         if attempt.ident is None or attempt.is_alive():
             return False
-        # The attempt has failed, or found the lock taken and is no longer needed: in the second
-        # case another process is at work, or has just finished.
-        return not _is_locked(lock) or _is_complete(self.folder, code)
+        if _is_locked(lock):
+            return False
+        if _is_complete(self.folder, code):
+            return True
+        warn_once(
+            "the process that compiled in the background has failed or was killed: measurements "
+            "use PyTorch operations, which are slower; flossing.compile_ahead() compiles in this "
+            "process and shows what fails"
+        )
+        return False
 
     def _start(self, code: Code) -> bool:
         """Start a process that compiles; whether there was an interpreter for it."""

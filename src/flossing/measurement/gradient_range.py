@@ -62,6 +62,25 @@ def gradients_in_range(
     return gradients
 
 
+def warn_if_not_finite(
+    gradient: Float[Tensor, "T B n n"], log_growth: Float[Tensor, "M B k"]
+) -> None:
+    """Name the exponents because of which a gradient is not finite, where none is left out."""
+    if bool(gradient.isfinite().all()):
+        return
+    # −∞ where rank was lost; else the directions that shrink most.
+    least = log_growth.amin(dim=0)
+    smallest = least.amin(dim=-1, keepdim=True)
+    faulty = ~gradient.isfinite().all(dim=0).flatten(1).all(dim=1, keepdim=True)
+    warnings.warn(
+        f"the gradient is not finite: of exponents number {_numbers((least <= smallest) & faulty)} "
+        f"of {least.shape[-1]}, rank was lost or the range of {least.dtype} exceeded; "
+        "backend='reference' has no safeguards: choose backend='torch' or a smaller k",
+        LostGradientWarning,
+        stacklevel=2,
+    )
+
+
 def products_in_range(gradients: tuple[Tensor, Tensor]) -> Bool[Tensor, "B"]:
     """Whether gradients of every step [T, B, …] and of a first frame [B, n, k] are in range."""
     of_steps, first = gradients
@@ -85,14 +104,19 @@ def in_range(gradient: Float[Tensor, "..."], dimension: int) -> Bool[Tensor, "B"
 
 def _warn(excluded: Bool[Tensor, "B k"], least: Float[Tensor, "B k"]) -> None:
     count = excluded.shape[1]
-    columns = excluded.any(dim=0)
-    numbers = ", ".join(str(column + 1) for column in range(count) if bool(columns[column]))
     shrunk = float(least[excluded].amin())
+    wider = "" if least.dtype == torch.float64 else ", or compute with dtype=torch.float64"
     warnings.warn(
-        f"the gradient of exponents number {numbers} of {count} exceeds the range of {least.dtype} "
-        f"and was left out: between two factorisations their directions shrink by as much as "
-        f"e^{shrunk:.0f}. The gradients of the others are right; choose a smaller k, or compute "
-        "with dtype=torch.float64",
+        f"the gradient of exponents number {_numbers(excluded)} of {count} exceeds the range of "
+        f"{least.dtype} and was left out: between two factorisations their directions shrink by as "
+        f"much as e^{shrunk:.0f}. The gradients of those before them are right; choose a smaller k"
+        f"{wider}",
         LostGradientWarning,
         stacklevel=2,
     )
+
+
+def _numbers(concerned: Bool[Tensor, "B k"]) -> str:
+    """Return the numbers of exponents concerned in any trajectory, counted from 1."""
+    columns = concerned.any(dim=0)
+    return ", ".join(str(column + 1) for column in range(len(columns)) if bool(columns[column]))

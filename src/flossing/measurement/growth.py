@@ -15,7 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.errors import InvalidOptionError
-from flossing.measurement.gradient_range import gradients_in_range, products_in_range
+from flossing.measurement.gradient_range import (
+    gradients_in_range,
+    products_in_range,
+    warn_if_not_finite,
+)
 from flossing.scan.boundaries import Pace
 from flossing.scan.pytorch import ForwardScan, scan_backward, scan_forward
 from flossing.scan.reference import scan_reference
@@ -80,13 +84,25 @@ def reference_growth(
 
     A fixed interval is halved where it would lose more than half of the digits; an adaptive one is
     a boundary at every step.
+
+    Warns:
+        LostGradientWarning: in the backward pass, if the gradient is not finite.
     """
     if not isinstance(tangent, DenseTangent):
         raise InvalidOptionError(
             f"the reference scan needs explicit Jacobians, not a {type(tangent).__name__}; "
             "select it by backend='reference'"
         )
-    log_growth, ends, frames, pace = scan_reference(tangent.jacobians, frame, stops, pace)
+    # A view, for a hook on the Jacobians themselves would stay with the caller's tensor.
+    jacobians = tangent.jacobians.view_as(tangent.jacobians)
+    log_growth, ends, frames, pace = scan_reference(jacobians, frame, stops, pace)
+    if jacobians.requires_grad:
+        values = log_growth.detach()
+
+        def check(gradient: Tensor) -> None:
+            warn_if_not_finite(gradient.detach(), values)
+
+        jacobians.register_hook(check)  # pyright: ignore[reportUnknownMemberType]
     return Growth(log_growth, ends, frames[-1], [f.detach() for f in frames], pace)
 
 

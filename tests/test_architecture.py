@@ -1,4 +1,4 @@
-"""The layers of the two packages: a module imports its own layer and lower ones only.
+"""The layers of the packages: a module imports its own layer and lower ones only.
 
 Imports are read from the source, so those inside functions and under TYPE_CHECKING count too. The
 one exception is the body of a method named `plot` of a result, which may import `flossing.plots`:
@@ -39,6 +39,7 @@ LAYERS = {
         ["cli"],
         ["__main__", "__init__"],
     ],
+    "flossing_command": [["__init__"]],
     "flossing_lab": [
         ["runs"],
         ["networks"],

@@ -13,7 +13,9 @@ from flossing.analysis.effective_rank import EffectiveRank, GradientRank, effect
 from flossing.analysis.gradient_horizon import GradientHorizon, GradientReach, gradient_horizon
 from flossing.analysis.long_term_jacobian import LongTermJacobian, long_term_jacobian
 from flossing.errors import (
+    CompiledCodeWarning,
     DerivativeMismatchWarning,
+    DivergenceWarning,
     ExplodingGradientWarning,
     FlossingError,
     IntervalWarning,
@@ -21,6 +23,7 @@ from flossing.errors import (
     InvalidInputError,
     InvalidOptionError,
     InvalidStateError,
+    LostGradientWarning,
     LostRankWarning,
     NonFiniteError,
     NumericalWarning,
@@ -43,9 +46,11 @@ __version__ = installed_version()
 
 __all__ = [
     "ClosedLoop",
+    "CompiledCodeWarning",
     "Convergence",
     "CovariantVectors",
     "DerivativeMismatchWarning",
+    "DivergenceWarning",
     "DynamicalContext",
     "EffectiveRank",
     "ExplodingGradientWarning",
@@ -61,6 +66,7 @@ __all__ = [
     "InvalidOptionError",
     "InvalidStateError",
     "LongTermJacobian",
+    "LostGradientWarning",
     "LostRankWarning",
     "LyapunovSpectrum",
     "NonFiniteError",

@@ -1,6 +1,7 @@
 """Batches of inputs for flossing, and windows sampled from them."""
 
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from flossing.errors import InvalidInputError
+from flossing.support.autocast import without_autocast
 from flossing.systems.recurrence import System, driven_map, is_stock
 from flossing.systems.trajectory import check_finite, trajectory
 from flossing.systems.wrapped import unwrapped
@@ -51,14 +53,15 @@ def inputs_and_options(batch: Any) -> tuple[Any, dict[str, int]]:
         InvalidInputError: the batch has no inputs.
     """
     inputs = getattr(batch, "inputs", batch)
-    if isinstance(inputs, int) and not isinstance(inputs, bool):
-        return None, {"steps": inputs}
     if isinstance(inputs, Tensor | PackedSequence):
         return inputs, {}
+    if isinstance(inputs, int | Integral) and not isinstance(inputs, bool):
+        return None, {"steps": int(inputs)}
     raise InvalidInputError(
         "each batch must be a tensor or PackedSequence of inputs, have one as its attribute "
         f"'inputs', or be a number of steps, not a {type(inputs).__name__}: from pairs, take the "
-        "inputs, e.g. (inputs for inputs, targets in loader)"
+        "inputs, e.g. (inputs for inputs, targets in loader); convert arrays with "
+        "torch.from_numpy(...)"
     )
 
 
@@ -117,10 +120,11 @@ def sample_window(
     if start:
         # The state that the system itself reaches there: a state of zero in the middle of a
         # sequence would have other exponents.
-        problem = driven_map(
-            system, inputs.narrow(time, 0, start), state, steps=None, layer=None, dtype=dtype
-        )
-        states = trajectory(problem, problem.state, 0, problem.steps, "detach")
+        with without_autocast():
+            problem = driven_map(
+                system, inputs.narrow(time, 0, start), state, steps=None, layer=None, dtype=dtype
+            )
+            states = trajectory(problem, problem.state, 0, problem.steps, "detach")
         check_finite(states, 0)
         state = problem.recurrence.unpack(states[-1], batched=problem.batched)
     return inputs.narrow(time, start, steps), state

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 from flossing.diagnosis.command import add_command as add_analyze
 from flossing.errors import FlossingError
 from flossing.support.environment import installed_version
+from flossing.support.formatting import printable
+from flossing.support.terminal import one_line, warnings_as_sentences
 
 if TYPE_CHECKING:
     from flossing.support.arguments import Commands
@@ -34,17 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        with warnings_as_sentences():
+            return options.run(options)
     except ImportError as error:
-        sys.stderr.write(
-            f'flossing: {error}; pip install "flossing[cli]" installs what the commands need\n'
-        )
+        cause, message = error, f'{error}; pip install "flossing[cli]" installs what commands need'
     except KeyboardInterrupt:
         sys.stderr.write("flossing: interrupted\n")
         return _INTERRUPTED
     except (FlossingError, OSError) as error:
-        message = " ".join([str(error), *getattr(error, "__notes__", [])])
-        sys.stderr.write(f"flossing: {' '.join(message.split())}\n")
+        cause, message = error, " ".join([str(error), *getattr(error, "__notes__", [])])
+    sys.stderr.write(f"flossing: {one_line(message)}\n")
+    if options.verbose:
+        sys.stderr.write(printable("".join(traceback.format_exception(cause))))
     return _FAILURE
 
 
@@ -59,7 +63,20 @@ def _parser() -> argparse.ArgumentParser:
     add_analyze(commands)
     for command in sorted(entry_points(group=COMMANDS), key=lambda each: each.name):
         _add_command(command, commands)
+    for each in commands.choices.values():
+        _add_amounts(each)
     return parser
+
+
+def _add_amounts(command: argparse.ArgumentParser) -> None:
+    """Add the options for how much a command says, which all commands have."""
+    amount = command.add_mutually_exclusive_group()
+    amount.add_argument(
+        "-q", "--quiet", action="store_true", help="print nothing but warnings and errors"
+    )
+    amount.add_argument(
+        "-v", "--verbose", action="store_true", help="show where an error came from"
+    )
 
 
 def _add_command(command: EntryPoint, commands: "Commands") -> None:
@@ -78,4 +95,4 @@ def _add_command(command: EntryPoint, commands: "Commands") -> None:
             command.name, help=f"unavailable: {missing}", prefix_chars="\0", add_help=False
         )
         stub.add_argument("arguments", nargs="*")
-        stub.set_defaults(run=fail)
+        stub.set_defaults(run=fail, quiet=False, verbose=False)

@@ -1,5 +1,7 @@
 """Exceptions and warnings of the package; every exception is a `ValueError`."""
 
+from collections.abc import Mapping
+
 
 class FlossingError(ValueError):
     """Base class of the exceptions of this package."""
@@ -34,11 +36,24 @@ class UnreadableFileError(FlossingError):
 
 
 class NonFiniteError(FlossingError):
-    """The trajectory or its tangent vectors became infinite or NaN."""
+    """The trajectory or its tangent vectors became infinite or NaN.
+
+    Attributes:
+        diverged: the step at which each trajectory diverged, by its row in the batch; empty where
+            that is not known. It lists those that had diverged when the run was given up.
+    """
+
+    def __init__(self, message: str, diverged: Mapping[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.diverged: dict[int, int] = dict(diverged or {})
 
 
 class DamagedRunWarning(UserWarning):
     """The file of a run is incomplete or of another run; it is set aside and the run repeated."""
+
+
+class CompiledCodeWarning(UserWarning):
+    """Compiled code cannot be kept on disk, was damaged there, or cannot be used."""
 
 
 class NumericalWarning(UserWarning):
@@ -49,8 +64,16 @@ class LostRankWarning(NumericalWarning):
     """The frame lost rank: some exponents are −inf."""
 
 
+class LostGradientWarning(NumericalWarning):
+    """Gradients of some exponents exceed the range of the precision, and were left out."""
+
+
 class IntervalWarning(NumericalWarning):
     """The re-orthonormalisation interval was too long for the precision and was shortened."""
+
+
+class DivergenceWarning(NumericalWarning):
+    """Some trajectories of a batch diverged; their results are NaN."""
 
 
 class ToleranceWarning(NumericalWarning):

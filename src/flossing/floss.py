@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from flossing.batches import Batches, batch_source, inputs_and_options, sample_window
 from flossing.errors import InvalidOptionError, SkippedStepWarning
 from flossing.loss import layer_spectra, squared_deviations
-from flossing.support.checks import require_integer
+from flossing.support.checks import number_or_none, require_integer
 from flossing.support.warning_filters import recorded_warnings
 from flossing.systems.recurrence import System
 
@@ -313,20 +313,22 @@ def _make_optimizer(
         return optimizer
     if optimizer is not None:
         return optimizer(parameters)
-    if not (math.isfinite(lr) and lr > 0):
+    step_size = number_or_none(lr)
+    if step_size is None or not 0 < step_size < math.inf:
         raise InvalidOptionError(f"lr must be a positive step size, not {lr!r}")
-    return torch.optim.Adam(parameters, lr=lr)
+    return torch.optim.Adam(parameters, lr=step_size)
 
 
 def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
     gradients: list[Tensor | None] = []
     if loss.requires_grad:
         # Not `backward`, which would add to `.grad`. `None`, not zero, where the exponents do not
-        # depend on a parameter: weight decay would change one with a gradient of zero.
+        # depend on a parameter: weight decay would change one with a gradient of zero. Of a custom
+        # cell, autograd itself returns zeros where it passes the slope of a ReLU.
         gradients.extend(torch.autograd.grad(loss, parameters, allow_unused=True))
     if all(gradient is None for gradient in gradients):
         raise InvalidOptionError(
             "the exponents do not depend on any of the parameters: pass those of the recurrent "
             "system itself"
         )
-    return gradients
+    return [each if each is not None and bool(each.any()) else None for each in gradients]

@@ -129,7 +129,7 @@ class Flosser:
             generator=generator,
             spectrum_options=spectrum_options,
         )
-        require_positive("training_lr", training_lr)
+        training_lr = require_positive("training_lr", training_lr)
         # An optimizer of the caller's keeps its own step size.
         self._step_sizes = None if optimizer is not None else (lr, training_lr)
         self._before = require_integer("before", before, at_least=0)
@@ -202,7 +202,7 @@ class Flosser:
             The record of the episode; `None` if none was due.
         """
         epoch = require_integer("epoch", epoch, at_least=0)
-        require_positive("scale", scale)
+        scale = require_positive("scale", scale)
         settled = learned or (self._times is not None and self._episodes >= self._times)
         if not self._due(epoch) or (settled and self._drift is None):
             return None

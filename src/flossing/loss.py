@@ -77,10 +77,17 @@ def layer_spectra(
     state: Any,
     *,
     layer: int | None = None,
+    on_divergence: str = "raise",
     **spectrum_options: Any,
 ) -> list[LyapunovSpectrum]:
     """Return the spectrum of each layer of a stack of stock layers, or of the whole system."""
     system = unwrapped(system)
+    if on_divergence != "raise":
+        raise InvalidOptionError(
+            f"on_divergence={on_divergence!r} is for lyapunov_spectrum: a loss with the exponents "
+            "of trajectories that diverged would be NaN; leave it out, and catch NonFiniteError, "
+            "whose `diverged` names the rows to leave out"
+        )
     layers: Sequence[int | None] = [layer]
     if layer is None and isinstance(system, nn.RNNBase) and system.num_layers > 1:
         layers = range(system.num_layers)
@@ -115,7 +122,12 @@ def reduction_named(reduction: Reduction) -> Callable[[Tensor], Tensor]:
 
 
 def _checked_target(target: float | Sequence[float] | Tensor, exponents: Tensor) -> Tensor:
-    tensor = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
+    try:
+        tensor = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidOptionError(
+            f"target must be a number, a list of numbers or a tensor, not {target!r}: {error}"
+        ) from error
     shapes = ((), exponents.shape[-1:], exponents.shape[-2:])
     if tensor.shape not in shapes:
         raise InvalidOptionError(

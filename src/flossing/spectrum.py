@@ -9,11 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from flossing.measurement.divergence import run_without_diverging
 from flossing.measurement.growth import Backend
 from flossing.measurement.plan import Options, make_plan
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.measurement.run import run
 from flossing.measurement.summary import summarise, warn_of_explosion, warn_of_tolerance
+from flossing.support.autocast import without_autocast
+from flossing.support.checks import require_choice
 from flossing.systems.jacobian_stack import jacobian_map
 from flossing.systems.recurrence import DrivenMap, StateGradient, System, driven_map
 
@@ -38,6 +41,7 @@ def lyapunov_spectrum(
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
     backend: str | Backend = "auto",
+    on_divergence: str = "raise",
 ) -> LyapunovSpectrum:
     r"""Compute the Lyapunov exponents of a recurrent map along its trajectory.
 
@@ -86,7 +90,7 @@ def lyapunov_spectrum(
         frame: orthonormal frame to start from, (B, n, k); `None` for a random one.
         checkpoint_interval: with gradients, keep the graph of this many steps at a time and
             recompute the others in the backward pass: memory for T/interval + interval steps
-            instead of T, at the cost of about one more forward pass.
+            instead of T, at the cost of about one more forward pass. At least 4 steps.
         dt: duration of a step; exponents are per unit of time.
         tolerance: stop as soon as all standard errors are at most this, in nats per unit time. The
             number of steps is then an upper limit, and `counted_steps` is the number taken.
@@ -104,6 +108,9 @@ def lyapunov_spectrum(
             disk, and PyTorch operations while a background process compiles them, once per machine,
             in about half a minute. The two agree up to rounding; with `flossing.compile_ahead` a
             program uses compiled loops from its first call on.
+        on_divergence: what happens where a trajectory or its tangent vectors become infinite or
+            NaN. "raise": the call ends with an error that names the rows and steps; "nan": the
+            others of the batch finish, and the results of these rows are NaN, with a warning.
 
     Returns:
         The exponents, (B, k), with error bars, local rates, and final state and frame.
@@ -113,9 +120,11 @@ def lyapunov_spectrum(
         InvalidInputError: invalid inputs, or too few steps.
         InvalidStateError: invalid initial state or frame.
         InvalidOptionError: invalid option value.
-        NonFiniteError: the trajectory or its tangent vectors become infinite or NaN.
+        NonFiniteError: a trajectory or its tangent vectors become infinite or NaN, or all of them
+            with `on_divergence="nan"`. Its `diverged` maps rows to steps.
 
     Warns:
+        DivergenceWarning: some trajectories diverged, with `on_divergence="nan"`.
         NumericalWarning: the frame lost rank (exponents of −inf), an interval had to be
             shortened, the tolerance was not reached, or the gradient through the states of a
             chaotic trajectory exceeds the precision.
@@ -155,6 +164,7 @@ def lyapunov_spectrum(
         tolerance=tolerance,
         generator=generator,
         backend=backend,
+        on_divergence=on_divergence,
     )
     with _outside_inference_mode():
         problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
@@ -230,10 +240,15 @@ def _outside_inference_mode() -> Generator[None]:
 
 def measure(problem: DrivenMap, options: Options) -> LyapunovSpectrum:
     """Return the exponents of a map whose system, inputs and state are checked already."""
-    plan = make_plan(problem, options)
+    require_choice("on_divergence", options.on_divergence, ("raise", "nan"))
     # Autocast would run single operations in a lower precision than the requested one.
-    with torch.autocast(problem.state.device.type, enabled=False):
-        result = summarise(run(problem, plan), problem, plan)
+    with without_autocast():
+        plan = make_plan(problem, options)
+        if options.on_divergence == "nan":
+            outcome, problem = run_without_diverging(problem, plan)
+        else:
+            outcome = run(problem, plan)
+        result = summarise(outcome, problem, plan)
     warn_of_tolerance(result, problem, plan)
     warn_of_explosion(result, problem, plan)
     return result

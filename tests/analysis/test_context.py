@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import flossing
-from flossing import InvalidInputError, InvalidOptionError, LostRankWarning, NumericalWarning
+from flossing import InvalidOptionError, LostRankWarning, NumericalWarning
 from flossing.analysis.context import weight_spectrum
 from flossing.analysis.linearisation import linearise
 
@@ -298,9 +298,3 @@ def test_a_closed_loop_has_a_context():
 def test_bad_options(options, message):
     with pytest.raises(InvalidOptionError, match=message):
         flossing.dynamical_context(nn.RNN(1, 4), torch.zeros(9, 1, 1), **options)
-
-
-def test_sequences_of_different_lengths():
-    packed = nn.utils.rnn.pack_sequence([torch.zeros(5, 1), torch.zeros(3, 1)])
-    with pytest.raises(InvalidInputError, match="different lengths"):
-        flossing.dynamical_context(nn.RNN(1, 4), packed)

@@ -7,11 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils.rnn import pack_sequence
 from torch.testing import assert_close
 
 import flossing
-from flossing import InvalidInputError, InvalidOptionError, NonFiniteError
+from flossing import InvalidOptionError, NonFiniteError
 
 F64 = torch.float64
 
@@ -202,9 +201,3 @@ def test_losses_that_are_not_finite_are_refused():
 def test_infinite_jacobians_are_refused():
     with pytest.raises(NonFiniteError, match="Jacobian"):
         flossing.gradient_horizon(lambda h: h.sqrt(), state=torch.zeros(1, 2), steps=4)
-
-
-def test_sequences_of_different_lengths_are_refused():
-    packed = pack_sequence([torch.randn(5, 1), torch.randn(3, 1)])
-    with pytest.raises(InvalidInputError, match="different lengths"):
-        flossing.gradient_horizon(nn.RNN(1, 3), packed)

@@ -4,7 +4,6 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
 import flossing
 from flossing.analysis.linearisation import linearise
@@ -239,9 +238,3 @@ def test_nothing_requires_gradients():
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         flossing.long_term_jacobian(nn.RNN(2, 4).double(), sequence(30), **options)
-
-
-def test_sequences_of_different_lengths_are_refused():
-    packed = pack_padded_sequence(sequence(10, batch=2), torch.tensor([10, 6]))
-    with pytest.raises(flossing.InvalidInputError, match="different lengths"):
-        flossing.long_term_jacobian(nn.RNN(2, 3).double(), packed)

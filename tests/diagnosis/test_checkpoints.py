@@ -1,6 +1,6 @@
 """Recurrent networks found in checkpoints, and what is refused."""
 
-import argparse
+import datetime
 import io
 import os
 import pickle
@@ -201,8 +201,8 @@ def test_more_than_tensors_is_named(saved, new):
     whole = saved(nn.LSTM(1, 4), _use_new_zipfile_serialization=new)
     with pytest.raises(UnreadableFileError, match=r"a whole module \(torch.nn.modules.rnn.LSTM"):
         load_network(whole)
-    content = {"state_dict": nn.GRU(1, 4).state_dict(), "options": argparse.Namespace(a=1)}
-    with pytest.raises(UnreadableFileError, match=r"more than tensors \(argparse.Namespace\)"):
+    content = {"state_dict": nn.GRU(1, 4).state_dict(), "options": datetime.timedelta(1)}
+    with pytest.raises(UnreadableFileError, match=r"more than tensors \(datetime.timedelta\)"):
         load_network(saved(content, _use_new_zipfile_serialization=new))
 
 
@@ -234,7 +234,7 @@ def damaged_files():
 def test_damaged_files(tmp_path, name, content, suffix):
     path = tmp_path / f"{name}{suffix}"
     path.write_bytes(content)
-    with pytest.raises(UnreadableFileError, match="is damaged|is not a whole"):
+    with pytest.raises(UnreadableFileError, match="is damaged|is not a whole|is empty"):
         load_network(path)
 
 
@@ -245,7 +245,7 @@ def test_no_file(tmp_path):
         load_network(tmp_path)
 
 
-@pytest.mark.parametrize("content", [torch.zeros(3), {"epoch": 3}, [torch.zeros(2)], 7])
+@pytest.mark.parametrize("content", [torch.zeros(3), {"epoch": 3}, [2.0], 7])
 def test_no_named_tensors(saved, content):
     with pytest.raises(InvalidCheckpointError, match="without named tensors"):
         load_network(saved(content))
@@ -332,6 +332,19 @@ class Leaky(torch.nn.Module):
 def make(size=3):
     return Leaky(size)
 
+class Careless(Leaky):
+    def load_state_dict(self, weights):
+        return super().load_state_dict(weights, strict=False)
+
+def make_careless(size=3):
+    return Careless(size)
+
+def make_meta():
+    return Leaky().to("meta")
+
+def fails():
+    raise KeyError("size")
+
 def not_a_module():
     return 3
 """
@@ -369,6 +382,8 @@ def test_a_factory_takes_arguments_and_weights(saved, own_cell):
         ("missing", {}, InvalidOptionError, "has no function 'missing'"),
         ("not_a_module", {}, InvalidOptionError, "returned a int; expected an nn.Module"),
         ("make", {"width": 5}, InvalidOptionError, "could not be called.*width"),
+        ("fails", {}, InvalidOptionError, "could not be called.*KeyError: 'size'"),
+        ("make_meta", {}, InvalidOptionError, "on the meta device"),
         ("make", {"size": 4}, InvalidCheckpointError, "are not those of the module.*size mismatch"),
     ],
 )
@@ -387,8 +402,22 @@ def test_a_factory_without_weights_in_the_file_or_with_two_sets(saved, own_cell)
         load_network(saved(twice), description)
 
 
+def test_tensors_that_a_factory_does_not_take_are_named(saved, own_cell):
+    weights = linear_weights(3, "cell.") | {"readout.weight": torch.ones(1, 3)}
+    description = Description(module=f"{own_cell}:make")
+    network = load_network(saved(weights), description)
+    assert network.assumptions == ("tensors of the file without a place in it: readout.weight",)
+    assert load_network(saved(linear_weights(3, "cell.")), description).assumptions == ()
+    careless = Description(module=f"{own_cell}:make_careless")
+    weights = linear_weights(3) | {"recurrent.mask": torch.ones(3, 3)}
+    assert "recurrent.mask" in load_network(saved(weights), careless).assumptions[0]
+    del weights["recurrent.bias"]
+    with pytest.raises(InvalidCheckpointError, match=r"took no value for recurrent\.bias"):
+        load_network(saved(weights), careless)
+
+
 def test_a_factory_that_cannot_be_imported(saved):
-    message = r"nowhere.at_all:make could not be imported \(No module named"
+    message = r"nowhere.at_all:make could not be imported \(ModuleNotFoundError: No module named"
     with pytest.raises(InvalidOptionError, match=message):
         load_network(saved(linear_weights(3)), Description(module="nowhere.at_all:make"))
 

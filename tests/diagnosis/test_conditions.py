@@ -32,13 +32,28 @@ def test_the_wrong_order_of_axes_is_seen(files, capsys):
         assert "x.npy: 60 sequences of 8 steps with 16 features, for a horizon of 50 steps" in text
         assert "Caution" in text
         assert "8 sequences of 60 steps" in text
-        assert "--layout" in text
+        assert "axes were read as (steps, sequences, features); pass --layout batch-first" in text
 
 
 def test_the_right_order_of_axes(files, capsys):
     for text in analysed(capsys, "--horizon", "50", "--layout", "batch-first"):
         assert "8 sequences of 60 steps with 16 features" in text
         assert "Caution" not in text
+        assert "--layout" not in text
+
+
+def test_the_default_order_of_axes_is_said_only_where_it_is_assumed(files, capsys):
+    assert "axes were read as" in analysed(capsys, "--horizon", "5")[0]
+    assert (
+        "axes were read as" not in analysed(capsys, "--horizon", "5", "--layout", "time-first")[0]
+    )
+    np.save("x.npy", np.random.default_rng(0).random((60, 16)))
+    assert "axes were read as" not in analysed(capsys, "--horizon", "50")[0]
+
+
+def test_what_a_checkpoint_does_not_tell_is_named(files, capsys):
+    torch.save(nn.RNN(16, 8).state_dict(), "model.pt")
+    assert "Assumed: the nonlinearity is tanh" in analysed(capsys, "--layout", "time-first")[0]
 
 
 def test_noise_is_named(files, capsys):

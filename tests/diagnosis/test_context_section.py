@@ -84,3 +84,26 @@ def test_too_few_exponents_for_the_dimension_are_noted(linear_subject, section_o
     section = section_of("context", linear_subject([0.5, 0.4, -1.0], k=2))
     assert any("Kaplan–Yorke dimension" in note and "larger k" in note for note in section.notes)
     assert dict(section.tables[0].rows)["Kaplan–Yorke dimension"] == "unknown"
+
+
+def test_dimension_and_entropy_have_their_errors(stock_subject, section_of):
+    torch.manual_seed(0)
+    rnn = nn.RNN(1, 20)
+    with torch.no_grad():
+        rnn.weight_hh_l0.mul_(4)
+    subject = stock_subject(rnn, steps=400, k=15)
+    spectrum = subject.spectrum
+    section = section_of("context", subject)
+    for name, values, errors in (
+        (
+            "Kaplan–Yorke dimension",
+            spectrum.kaplan_yorke_dimension,
+            spectrum.kaplan_yorke_dimension_error,
+        ),
+        ("entropy rate (nats per step)", spectrum.entropy_rate, spectrum.entropy_rate_error),
+    ):
+        told, error = (float(part) for part in dict(section.tables[0].rows)[name].split(" ± "))
+        assert told == pytest.approx(values.mean().item(), rel=1e-2)
+        # Of the mean over two trajectories, which are independent.
+        assert error == pytest.approx(errors.square().sum().sqrt().item() / 2, rel=0.1)
+        assert error > 0

@@ -164,3 +164,35 @@ def test_another_layer_does_not_matter(tmp_path):
     weights |= {f"b.{name}": w for name, w in odd.items()}
     torch.save(weights, tmp_path / "weights.pt")
     assert load_network(tmp_path / "weights.pt", Description(prefix="a")).rebuilt == ()
+
+
+LAYER = nn.LSTM(3, 4).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (LAYER | {"weight_hh_l0.lora_A": torch.ones(2, 4)}, "computed from weight_hh_l0.lora_A"),
+        (LAYER | {"weight_hh_l0_lora_A": torch.ones(2, 4)}, "computed from weight_hh_l0_lora_A"),
+        (LAYER | {"weight_hh_l0.absmax": torch.ones(2)}, "computed from weight_hh_l0.absmax"),
+        (LAYER | {"weight_hh_l0_scale": torch.ones(1)}, "computed from weight_hh_l0_scale"),
+        (LAYER | {"lora_A.weight": torch.ones(2, 4)}, r"adapters .*\(lora_A.weight\).*merge"),
+        (
+            {f"rnn.base_layer.{name}": weight for name, weight in LAYER.items()}
+            | {"rnn.lora_B.default.weight": torch.ones(2, 4)},
+            "'rnn.' has adapters",
+        ),
+    ],
+)
+def test_weights_that_something_beside_them_changes_are_refused(tmp_path, weights, message):
+    torch.save(weights, tmp_path / "weights.pt")
+    with pytest.raises(InvalidCheckpointError, match=message):
+        load_network(tmp_path / "weights.pt")
+
+
+def test_adapters_of_other_layers_do_not_matter(tmp_path):
+    weights = {f"rnn.{name}": weight for name, weight in LAYER.items()}
+    # A submodule that happens to have the name of a weight, too.
+    weights |= {"head.lora_A.weight": torch.ones(2, 4), "cell.weight_hh.weight": torch.ones(4, 4)}
+    torch.save(weights, tmp_path / "weights.pt")
+    assert load_network(tmp_path / "weights.pt").prefix == "rnn."

@@ -154,7 +154,7 @@ def test_the_document_has_the_numbers(report, stock_subject):
     assert len(spectrum["numbers"]["exponents"]) == 10
     assert spectrum["numbers"]["state_size"] == 10
     assert spectrum["numbers"]["horizon"] == 20
-    assert advice["numbers"]["k"] == 5
+    assert (advice["numbers"]["k"], advice["numbers"]["layers"][0]["flossable"]) == (1, 5)
     assert document["facts"]["Network"] == "LSTM: for tests"
     assert document["environment"]["torch"] == torch.__version__
     assert document["summary"] == list(report.summary)
@@ -178,7 +178,7 @@ def test_chapters_come_in_order_with_progress(linear_subject):
         chapters=(CHAPTERS[0], CHAPTERS[-1], extra),
         on_progress=lambda done, name: calls.append((done, name)),
     )
-    assert calls == [(0, "Lyapunov spectrum"), (1, "Recommendation"), (2, "Something else")]
+    assert calls == [(0, "Lyapunov spectrum"), (1, "What to do"), (2, "Something else")]
     assert report.sections[-1].heading == "map.pt"
 
 

@@ -252,4 +252,6 @@ def test_a_failure_is_told_with_its_configuration(quick, monkeypatch, tmp_path, 
     assert main(["train", "digits:rows=true", "--size", "4", "--output", str(tmp_path)]) == 1
     told = capsys.readouterr().err
     assert "the state is not finite" in told
-    assert '"size": 4' in told
+    assert "digits:rows=true, tanh, size 4, flossing none, seed 0" in told
+    assert told.count("\n") == 1
+    assert len(told) < 300

@@ -183,12 +183,15 @@ def test_full_state_gradient_in_chaos_says_what_is_wrong():
     assert len(caught) == 2, "each kind of warning once a run, not once a step"
 
 
-def test_interval_too_long_is_shortened_and_said():
+@pytest.mark.parametrize("backend", ["compiled", "torch", "reference"])
+def test_interval_too_long_is_shortened_and_said(backend):
     jacobians = torch.diag(torch.tensor([1.0, 0.1])).repeat(40, 1, 1)
     turn = torch.linalg.qr(torch.randn(2, 2)).Q
     jacobians = turn @ jacobians @ turn.T
     with pytest.warns(flossing.IntervalWarning, match="too long for torch.float32"):
-        spectrum = flossing.log_growth_rates(jacobians, reorthonormalize=20, frame_transient=20)
+        spectrum = flossing.log_growth_rates(
+            jacobians, reorthonormalize=20, frame_transient=20, backend=backend
+        )
     expected = torch.tensor([[0.0, math.log(0.1)]])
     torch.testing.assert_close(spectrum.exponents, expected, atol=1e-3, rtol=0)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -12,6 +12,7 @@ from flossing.analysis.linearisation import Linearisation, linearise
 from flossing.errors import InvalidOptionError
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_choice, require_integer
 from flossing.support.torch_typed import eigvals, matrix_norm, slogdet
 from flossing.systems.recurrence import System
@@ -74,10 +75,11 @@ class DynamicalContext:
     of matrices with norms above 1 may shrink. Only one inequality always holds: λ₁ ≤ ⟨ln‖J_t‖₂⟩.
 
     Attributes:
-        spectrum: the exponents, (B, k), in nats per step.
-        volume_growth_rate: (B,), ⟨ln|det J_t|⟩ in nats per step over the steps that the exponents
-            count; negative where volumes contract, −inf where a Jacobian is singular. Computed
-            from determinants; equal to the sum of all n exponents. `None` for `volume=False`.
+        spectrum: the exponents, (B, k), in nats per unit time.
+        volume_growth_rate: (B,), ⟨ln|det J_t|⟩ in nats per unit time over the steps that the
+            exponents count; negative where volumes contract, −inf where a Jacobian is singular.
+            Computed from determinants; equal to the sum of all n exponents. `None` for
+            `volume=False`.
         jacobian_spectral_radius: (B,), mean over sampled steps of the largest modulus of an
             eigenvalue of J_t.
         jacobian_spectral_norm: (B,), mean over the same steps of ‖J_t‖₂.
@@ -104,7 +106,7 @@ class DynamicalContext:
 
     @property
     def entropy_rate(self) -> Float[Tensor, "B"]:
-        """See `LyapunovSpectrum.entropy_rate`; in nats per step."""
+        """See `LyapunovSpectrum.entropy_rate`; in nats per unit time."""
         return self.spectrum.entropy_rate
 
     def as_dict(self) -> dict[str, float]:
@@ -148,6 +150,7 @@ def dynamical_context(
     volume: bool = True,
     sampled_jacobians: int = 50,
     saturated_below: float = 0.1,
+    dt: float = 1.0,
 ) -> DynamicalContext:
     r"""Measure exponents together with volume growth, saturation, and spectra of W and J_t.
 
@@ -157,7 +160,7 @@ def dynamical_context(
 
     Args:
         system: as in `flossing.lyapunov_spectrum`.
-        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        inputs: as in `flossing.lyapunov_spectrum`; each sequence counts its own steps only.
         state: as in `flossing.lyapunov_spectrum`.
         steps: as in `flossing.lyapunov_spectrum`.
         layer: as in `flossing.lyapunov_spectrum`; weights and saturation are then those of that
@@ -169,10 +172,12 @@ def dynamical_context(
         k: number of exponents; `None` for all n. Fewer may leave the dimension undetermined.
         volume: whether to compute determinants.
         sampled_jacobians: number of steps, evenly spaced, at which eigenvalues and norms of the
-            Jacobian are computed; all steps if there are fewer.
+            Jacobian are computed; all steps if there are fewer. A shorter sequence has those
+            before its end.
         saturated_below: a unit is saturated while the derivative of its activation function is
             below this fraction of its maximum: with 0.1 a tanh beyond ±0.949, a sigmoid gate
             outside 0.026 to 0.974. A ReLU is saturated while it is inactive.
+        dt: duration of a step; exponents, entropy and the growth of volumes are per unit of time.
 
     Returns:
         All quantities by trajectory, without gradients.
@@ -196,7 +201,7 @@ def dynamical_context(
         >>> torch.testing.assert_close(contraction, context.volume_growth_rate, rtol=1e-4, atol=0)
     """
     require_choice("volume", volume, (True, False))
-    require_integer("sampled_jacobians", sampled_jacobians, at_least=1)
+    sampled_jacobians = require_integer("sampled_jacobians", sampled_jacobians, at_least=1)
     if not 0 < saturated_below < 1:
         raise InvalidOptionError(
             f"saturated_below={saturated_below!r} must lie between 0 and 1: it is a fraction of "
@@ -212,7 +217,7 @@ def dynamical_context(
         dtype=dtype,
         state_transient=state_transient,
     )
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast():
         spectrum = lyapunov_spectrum(
             system,
             inputs,
@@ -223,8 +228,9 @@ def dynamical_context(
             state_transient=state_transient,
             frame_transient=frame_transient,
             k=k,
+            dt=dt,
         )
-        start = run.steps - int(spectrum.counted_steps[0])
+        start = run.lengths[0] - int(spectrum.counted_steps[0])
         radius, norm = _sampled_jacobians(run, start, sampled_jacobians)
         weights, saturation = {}, {}
         if isinstance(recurrence := run.problem.recurrence, StockRecurrence):
@@ -233,7 +239,7 @@ def dynamical_context(
             saturation = _saturation(run, recurrence, start, saturated_below)
         return DynamicalContext(
             spectrum=spectrum,
-            volume_growth_rate=_volume_growth_rate(run, start) if volume else None,
+            volume_growth_rate=_volume_growth_rate(run, start) / dt if volume else None,
             jacobian_spectral_radius=radius,
             jacobian_spectral_norm=norm,
             weights=weights,
@@ -272,7 +278,12 @@ def _volume_growth_rate(run: Linearisation, start: int) -> Float[Tensor, "B"]:
         steps = range(first, min(first + window, run.steps))
         jacobians = torch.stack([run.jacobian(step) for step in steps])
         total += slogdet(jacobians)[1].double().sum(dim=0)
-    return (total / (run.steps - start)).to(run.states.dtype)
+    # After the end of a trajectory determinants are 1.
+    return (total / _counted(run, start)).to(run.states.dtype)
+
+
+def _counted(run: Linearisation, start: int) -> Int[Tensor, "B"]:
+    return torch.tensor(run.lengths, device=run.states.device) - start
 
 
 def _sampled_jacobians(
@@ -284,10 +295,11 @@ def _sampled_jacobians(
     radii: list[Tensor] = []
     norms: list[Tensor] = []
     for sample in range(samples):
-        jacobian = run.jacobian(start + sample * counted // samples)
-        radii.append(eigvals(jacobian).abs().amax(dim=-1))
-        norms.append(matrix_norm(jacobian, ord=2))
-    return torch.stack(radii).mean(dim=0), torch.stack(norms).mean(dim=0)
+        step = start + sample * counted // samples
+        jacobian, ended = run.jacobian(step), ~run.running(step, step + 1).squeeze(0)
+        radii.append(eigvals(jacobian).abs().amax(dim=-1).masked_fill(ended, torch.nan))
+        norms.append(matrix_norm(jacobian, ord=2).masked_fill(ended, torch.nan))
+    return torch.stack(radii).nanmean(dim=0), torch.stack(norms).nanmean(dim=0)
 
 
 def _saturation(
@@ -299,13 +311,15 @@ def _saturation(
     throughout: dict[tuple[int, str], Bool[Tensor, "B N"]] = {}
     for first in range(start, run.steps, _SLOPE_WINDOW):
         last = min(first + _SLOPE_WINDOW, run.steps)
+        running = run.running(first, last).unsqueeze(-1)
         inputs = cast(Tensor, run.problem.inputs_from(skipped + first, skipped + last))
         for gate, slope in recurrence.slopes(inputs, run.states[first:last]).items():
-            saturated = slope < relative_slope
+            saturated = (slope < relative_slope) & running
             counts[gate] = counts.get(gate, 0) + saturated.sum(dim=0)
-            throughout[gate] = throughout.get(gate, True) & saturated.all(dim=0)
-    steps = run.steps - start
+            throughout[gate] = throughout.get(gate, True) & (saturated | ~running).all(dim=0)
     return {
-        gate: Saturation(count.double().mean(-1) / steps, throughout[gate].double().mean(-1))
+        gate: Saturation(
+            count.double().mean(-1) / _counted(run, start), throughout[gate].double().mean(-1)
+        )
         for gate, count in counts.items()
     }

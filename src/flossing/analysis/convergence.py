@@ -84,7 +84,7 @@ def convergence(result: LyapunovSpectrum, *, points: int = 100, level: float = 0
         >>> bool((course.lower[-1] < torch.tensor(2.0).log()).all())
         True
     """
-    require_integer("points", points, at_least=1)
+    points = require_integer("points", points, at_least=1)
     if not 0.0 < level < 1.0:
         raise InvalidOptionError(
             f"level is the confidence level, between 0 and 1, not {level!r}: pass, for example, "

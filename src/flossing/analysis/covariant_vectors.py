@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import PackedSequence
 from flossing.analysis.linearisation import linearise
 from flossing.analysis.numerics.covariant_scan import scan_covariant
 from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarning
-from flossing.measurement.plan import exponent_count, random_frame
+from flossing.measurement.plan import checked_duration, exponent_count, random_frame
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.support.torch_typed import qr, svdvals, vector_norm
 from flossing.systems.recurrence import System
@@ -36,16 +37,18 @@ class CovariantVectors:
         steps: (T,), number of steps done at each point: vectors of index t are tangent vectors at
             the state h_{steps[t]}, where h_0 is the initial state.
         local: (T−1, B, k), growth rate of each vector from one point to the next, in nats per
-            step; −inf where the Jacobians map it to zero.
+            unit time; −inf where the Jacobians map it to zero.
+        dt: duration of a step in the caller's unit of time.
     """
 
     vectors: Float[Tensor, "T B n k"]
     steps: Int[Tensor, "T"]
     local: Float[Tensor, "intervals B k"]
+    dt: float = 1.0
 
     @property
     def exponents(self) -> Float[Tensor, "B k"]:
-        """Lyapunov exponents in nats per step: the means of the local rates."""
+        """Lyapunov exponents in nats per unit time: the means of the local rates."""
         return self.local.mean(dim=0)
 
     @property
@@ -129,6 +132,7 @@ def covariant_vectors(
     chunk: int | None = None,
     layer: int | None = None,
     dtype: torch.dtype | None = None,
+    dt: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> CovariantVectors:
     r"""Compute covariant Lyapunov vectors along a trajectory, one direction for each exponent.
@@ -155,7 +159,8 @@ def covariant_vectors(
 
     Args:
         system: as in `flossing.lyapunov_spectrum`.
-        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        inputs: as in `flossing.lyapunov_spectrum`. In a `PackedSequence` of different lengths,
+            vectors are those along the steps that all sequences have.
         state: as in `flossing.lyapunov_spectrum`.
         steps: as in `flossing.lyapunov_spectrum`.
         k: number of vectors; `None` for all n dimensions of the state.
@@ -170,6 +175,7 @@ def covariant_vectors(
             number of steps, which minimises memory.
         layer: as in `flossing.lyapunov_spectrum`.
         dtype: as in `flossing.lyapunov_spectrum`; `torch.float64` is recommended.
+        dt: duration of a step; exponents and local rates are per unit of time.
         generator: as in `flossing.lyapunov_spectrum`.
 
     Returns:
@@ -202,8 +208,9 @@ def covariant_vectors(
         1.0304
     """
     if k is not None:
-        require_integer("k", k, at_least=1)
-    require_integer("every", every, at_least=1)
+        k = require_integer("k", k, at_least=1)
+    every = require_integer("every", every, at_least=1)
+    dt = checked_duration(dt)
     line = linearise(
         system,
         inputs,
@@ -214,22 +221,20 @@ def covariant_vectors(
         state_transient=state_transient,
         exponents=k,
     )
-    wanted = _wanted(line.steps, frame_transient, backward_transient, every)
+    shortest = min(line.lengths)
+    wanted = _wanted(shortest, frame_transient, backward_transient, every)
     if chunk is None:
-        chunk = math.isqrt(line.steps - 1) + 1
-    require_integer("chunk", chunk, at_least=1)
+        chunk = math.isqrt(shortest - 1) + 1
+    chunk = require_integer("chunk", chunk, at_least=1)
     count = exponent_count(k, line.size)
     frame = random_frame(line.states[0], line.size, count, generator)
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        torch.autocast(frame.device.type, enabled=False),
-    ):
-        scan = scan_covariant(line.tangent.push, frame, line.steps, wanted, chunk)
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
+        scan = scan_covariant(line.tangent.push, frame, shortest, wanted, chunk)
         result = CovariantVectors(
             vectors=scan.vectors,
             steps=state_transient + torch.tensor(wanted),
-            local=scan.log_growth / every,
+            local=scan.log_growth / (every * dt),
+            dt=dt,
         )
     _warn_of_lost_rank(result)
     return result
@@ -241,8 +246,8 @@ def _wanted(
     """Return the points at which vectors are wanted, in steps after the state transient."""
     first = steps // 10 if frame_transient is None else frame_transient
     last = steps // 10 if backward_transient is None else backward_transient
-    require_integer("frame_transient", first, at_least=0)
-    require_integer("backward_transient", last, at_least=0)
+    first = require_integer("frame_transient", first, at_least=0)
+    last = require_integer("backward_transient", last, at_least=0)
     wanted = range(first, steps - last + 1, every)
     if len(wanted) < 2:
         raise InvalidInputError(
@@ -266,6 +271,7 @@ def _warn_of_lost_rank(result: CovariantVectors) -> None:
         )
 
 
+@without_autocast()
 def _cosines(vectors: Float[Tensor, "T B n k"]) -> Float[Tensor, "T B k k"]:
     return (vectors.mT @ vectors).abs()
 
@@ -283,6 +289,7 @@ def _smallest_angle(vectors: Float[Tensor, "T B n k"]) -> Float[Tensor, "T B"]:
     return 2 * torch.atan2(vector_norm(first - second, dim=-1), vector_norm(first + second, dim=-1))
 
 
+@without_autocast()
 def _principal_angle(
     first: Float[Tensor, "T n p"], second: Float[Tensor, "T n q"]
 ) -> Float[Tensor, "T"]:

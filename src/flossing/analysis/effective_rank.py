@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from flossing.analysis.linearisation import analysed_map
+from flossing.analysis.linearisation import analysed_map, zero_after_end
 from flossing.analysis.outputs import Loss, loss_value, outputs
 from flossing.errors import InvalidOptionError, NonFiniteError
+from flossing.support.autocast import without_autocast
 from flossing.support.torch_typed import svdvals
 from flossing.systems.custom import CallableRecurrence
 from flossing.systems.gates import GRU, LSTM, LayerWeights
@@ -112,7 +113,8 @@ def effective_rank(
 
     Args:
         system: as in `flossing.lyapunov_spectrum`.
-        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        inputs: as in `flossing.lyapunov_spectrum`; outputs after the end of a shorter sequence are
+            zero.
         state: as in `flossing.lyapunov_spectrum`.
         loss: maps the outputs of all steps after the transient to a scalar; see
             `flossing.gradient_horizon`.
@@ -129,8 +131,7 @@ def effective_rank(
 
     Raises:
         UnsupportedSystemError: the system has no single deterministic forward map.
-        InvalidInputError: invalid inputs, sequences of different lengths, or no steps left after
-            the transient.
+        InvalidInputError: invalid inputs, or no steps left after the transient.
         InvalidStateError: an invalid initial state.
         InvalidOptionError: an option has an invalid value, a matrix does not exist, or the loss is
             not a scalar or has a zero gradient.
@@ -148,7 +149,7 @@ def effective_rank(
         >>> 1 <= rank.gates["weight_hh_l0"]["update"].participation_ratio <= 16
         True
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
         problem = analysed_map(
             system,
             inputs,
@@ -161,9 +162,8 @@ def effective_rank(
         system = unwrapped(system)
         weights = _leaves(system, problem, parameters)
         problem = _with_weights(system, problem, weights)
-        with torch.autocast(problem.state.device.type, enabled=False):
-            value = _loss(system, problem, loss, state_transient)
-            gradients = _gradients(value, weights)
+        value = _loss(system, problem, loss, state_transient)
+        gradients = _gradients(value, weights)
     gates = _gates(problem)
     return EffectiveRank(
         matrices={name: _rank(gradient) for name, gradient in gradients.items()},
@@ -245,7 +245,7 @@ def _loss(
     if state_transient:
         start = trajectory(problem, start, 0, state_transient, "detach")[-1]
     states = trajectory(problem, start, state_transient, problem.steps, "full")
-    check_finite(states, state_transient)
+    check_finite(zero_after_end(states, problem), state_transient)
     return loss_value(loss, outputs(system, problem, states[1:]))
 
 

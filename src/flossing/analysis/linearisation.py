@@ -4,20 +4,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from flossing.errors import InvalidInputError
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.systems.recurrence import DrivenMap, System, driven_map
 from flossing.systems.tangent import TangentMap
-from flossing.systems.trajectory import check_finite, trajectory
+from flossing.systems.trajectory import check_finite, check_step, trajectory
 
 
 @dataclass(frozen=True)
 class Linearisation:
     """The states of B trajectories and their tangent map.
+
+    After the end of a shorter trajectory its Jacobian is the identity, and its states are those of
+    the padding.
 
     Attributes:
         problem: the validated map with its inputs; its steps include the transient.
@@ -31,8 +35,19 @@ class Linearisation:
 
     @property
     def steps(self) -> int:
-        """T, without the transient."""
+        """T, without the transient, of the longest trajectory."""
         return len(self.states) - 1
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Number of steps of each trajectory, without the transient."""
+        transient = self.problem.steps - self.steps
+        return tuple(length - transient for length in self.problem.lengths)
+
+    def running(self, start: int, stop: int) -> Bool[Tensor, "T B"]:
+        """Return which trajectories have the steps of a range, counted from 0."""
+        steps = torch.arange(start, stop, device=self.states.device).unsqueeze(-1)
+        return steps < torch.tensor(self.lengths, device=self.states.device)
 
     @property
     def batch(self) -> int:
@@ -64,19 +79,18 @@ def linearise(
 ) -> Linearisation:
     """Run a system and linearise it at every step after a transient.
 
-    Arguments are those of `flossing.lyapunov_spectrum`; sequences must have equal lengths.
-    `exponents` is the number of tangent vectors that will be multiplied at a time, `None` for n:
-    it decides whether explicit Jacobians of a custom cell pay.
+    Arguments are those of `flossing.lyapunov_spectrum`. `exponents` is the number of tangent
+    vectors that will be multiplied at a time, `None` for n: it decides whether explicit Jacobians
+    of a custom cell pay.
 
     Raises:
         UnsupportedSystemError: the system has no single deterministic forward map.
-        InvalidInputError: invalid inputs, sequences of different lengths, or no steps left after
-            the transient.
+        InvalidInputError: invalid inputs, or no steps left after the transient.
         InvalidStateError: an invalid initial state.
         InvalidOptionError: an option has an invalid value.
         NonFiniteError: the trajectory diverges.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         problem = analysed_map(
             system,
             inputs,
@@ -87,13 +101,44 @@ def linearise(
             state_transient=state_transient,
         )
         start, stop = state_transient, problem.steps
-        with torch.autocast(problem.state.device.type, enabled=False):
-            states = trajectory(problem, problem.state, 0, stop, "detach")[start:]
-            check_finite(states, start)
-            tangent = problem.recurrence.tangent(
-                problem.inputs_from(start, stop), states[:-1], exponents or problem.tangent_size
-            )
+        states = trajectory(problem, problem.state, 0, stop, "detach")[start:]
+        check_finite(zero_after_end(states, problem), start)
+        tangent = problem.recurrence.tangent(
+            problem.inputs_from(start, stop), states[:-1], exponents or problem.tangent_size
+        )
+        check_step(problem, slice(start, stop), states[:-1], states[1:], tangent)
+    if min(problem.lengths) < stop:
+        tangent = _IdentityAfter(tangent, tuple(length - start for length in problem.lengths))
     return Linearisation(problem, states, tangent)
+
+
+def zero_after_end(states: Float[Tensor, "T B S"], problem: DrivenMap) -> Float[Tensor, "T B S"]:
+    """Return the last states of a run, with zeros after the end of each shorter trajectory."""
+    if min(problem.lengths) == problem.steps:
+        return states
+    done = torch.arange(problem.steps - len(states), problem.steps, device=states.device) + 1
+    running = done.unsqueeze(-1) <= torch.tensor(problem.lengths, device=states.device)
+    return torch.where(running.unsqueeze(-1), states, 0.0)
+
+
+@dataclass(frozen=True)
+class _IdentityAfter:
+    """A tangent map that leaves vectors as they are after the end of their trajectory."""
+
+    tangent: TangentMap
+    lengths: tuple[int, ...]
+
+    def push(self, t: int, vectors: Float[Tensor, "B n k"]) -> Float[Tensor, "B n k"]:
+        return torch.where(self._running(t, vectors), self.tangent.push(t, vectors), vectors)
+
+    def pull(self, t: int, covectors: Float[Tensor, "B n k"]) -> Float[Tensor, "B n k"]:
+        return torch.where(self._running(t, covectors), self.tangent.pull(t, covectors), covectors)
+
+    def push_all(self, vectors: Float[Tensor, "T B n k"]) -> Float[Tensor, "T B n k"]:
+        return torch.stack([self.push(t, frame) for t, frame in enumerate(vectors)])
+
+    def _running(self, t: int, like: Tensor) -> Bool[Tensor, "B 1 1"]:
+        return (torch.tensor(self.lengths, device=like.device) > t)[:, None, None]
 
 
 def analysed_map(
@@ -106,21 +151,18 @@ def analysed_map(
     dtype: torch.dtype | None,
     state_transient: int,
 ) -> DrivenMap:
-    """Validate a system whose trajectories all have the same number of steps and some transient.
+    """Validate a system whose trajectories all have steps left after the transient.
 
     Raises:
         FlossingError: as `linearise`, except for a trajectory that diverges.
     """
     problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
-    require_integer("state_transient", state_transient, at_least=0)
-    if min(problem.lengths) != problem.steps:
+    state_transient = require_integer("state_transient", state_transient, at_least=0)
+    shortest = min(problem.lengths)
+    if state_transient >= shortest:
+        which = "the trajectory" if len(problem.lengths) == 1 else "the shortest trajectory"
         raise InvalidInputError(
-            f"the sequences have different lengths, from {min(problem.lengths)} to "
-            f"{problem.steps} steps: analyse sequences of one length at a time"
-        )
-    if state_transient >= problem.steps:
-        raise InvalidInputError(
-            f"the trajectory has {problem.steps} steps, which leaves none after "
+            f"{which} has {shortest} steps, which leaves none after "
             f"state_transient={state_transient}: pass a longer sequence or a smaller transient"
         )
     return problem

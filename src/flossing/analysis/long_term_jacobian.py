@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -17,6 +17,7 @@ from flossing.analysis.linearisation import Linearisation, linearise
 from flossing.analysis.numerics.graded_product import GradedProduct
 from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarning
 from flossing.spectrum import lyapunov_spectrum
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.support.torch_typed import qr
 from flossing.support.warning_filters import ignored_warnings
@@ -35,13 +36,15 @@ class LongTermJacobian:
         origins: (O,), numbers τ of steps before each product, from the start of the sequence.
         log_singular_values: (S, O, B, k), in nats, in descending order and double precision; −inf
             for zero.
-        exponents: (B, k), Lyapunov exponents along the whole sequence, in nats per step.
+        exponents: (B, k), Lyapunov exponents along the whole sequence, in nats per unit time.
+        dt: duration of a step in the caller's unit of time.
     """
 
     horizons: Int[Tensor, "S"]
     origins: Int[Tensor, "O"]
     log_singular_values: Float[Tensor, "S O B k"]
     exponents: Float[Tensor, "B k"]
+    dt: float = 1.0
 
     @property
     def log10_condition(self) -> Float[Tensor, "S O B"]:
@@ -50,12 +53,12 @@ class LongTermJacobian:
 
     @property
     def predicted_log10_condition(self) -> Float[Tensor, "S B"]:
-        """log₁₀ exp((λ_1 − λ_k) s), as the exponents predict.
+        """log₁₀ exp((λ_1 − λ_k) s dt), as the exponents predict.
 
         Exact asymptotically: singular values differ from it by terms that stay bounded or grow
         like √s.
         """
-        slope = _log10_ratio(self.exponents.double().cpu())
+        slope = self.dt * _log10_ratio(self.exponents.double().cpu())
         return self.horizons.double().unsqueeze(-1) * slope
 
     @property
@@ -84,6 +87,7 @@ def long_term_jacobian(
     frame_transient: int | None = None,
     layer: int | None = None,
     dtype: torch.dtype | None = None,
+    dt: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> LongTermJacobian:
     r"""Compute singular values and condition number of the long-term Jacobian, by horizon.
@@ -107,7 +111,8 @@ def long_term_jacobian(
 
     Args:
         system: as in `flossing.lyapunov_spectrum`.
-        inputs: as in `flossing.lyapunov_spectrum`; sequences must have equal lengths.
+        inputs: as in `flossing.lyapunov_spectrum`. In a `PackedSequence` of different lengths,
+            products lie within the steps that all sequences have.
         state: as in `flossing.lyapunov_spectrum`.
         horizons: increasing numbers of steps s. `None`: 1, 2, 3, 4, 6, 8, 12, 16, … up to half of
             the steps after the transients.
@@ -122,6 +127,8 @@ def long_term_jacobian(
         layer: as in `flossing.lyapunov_spectrum`.
         dtype: precision of the trajectory and of the entries of single Jacobians; everything
             computed from them is in double precision.
+        dt: duration of a step; exponents are per unit of time.
+            Horizons and origins are numbers of steps.
         generator: of the first frame and the origins; `None` for a fixed seed.
 
     Returns:
@@ -164,12 +171,13 @@ def long_term_jacobian(
     require_integer("k", count, at_least=1, at_most=line.size)
     generator = generator or torch.Generator().manual_seed(0)
     frame = _random_frame(line, count, generator)
-    aligned = line.steps // 10 if frame_transient is None else frame_transient
-    require_integer("frame_transient", aligned, at_least=0)
+    shortest = min(line.lengths)
+    aligned = shortest // 10 if frame_transient is None else frame_transient
+    aligned = require_integer("frame_transient", aligned, at_least=0)
     # For k = n any frame spans the whole space, and none needs to be aligned.
     first = aligned if count < line.size or frame_transient is not None else 0
-    lengths = _checked_horizons(horizons, line.steps - first)
-    last = line.steps - lengths[-1]
+    lengths = _checked_horizons(horizons, shortest - first)
+    last = shortest - lengths[-1]
     starts = _checked_origins(origins, state_transient + first, state_transient + last, generator)
     # One warning about singular values and exponents together follows below.
     with ignored_warnings(LostRankWarning), torch.no_grad():
@@ -183,6 +191,7 @@ def long_term_jacobian(
             frame=frame,
             layer=layer,
             dtype=dtype,
+            dt=dt,
         )
     values = _log_singular_values(
         line, frame, [start - state_transient for start in starts], lengths
@@ -193,6 +202,7 @@ def long_term_jacobian(
         origins=torch.tensor(starts),
         log_singular_values=values,
         exponents=spectrum.exponents,
+        dt=spectrum.dt,
     )
 
 
@@ -215,8 +225,7 @@ def _log_singular_values(
     line: Linearisation, frame: Float[Tensor, "B n k"], starts: list[int], horizons: list[int]
 ) -> Float[Tensor, "S O B k"]:
     jacobians = _DoubleJacobians(line)
-    device = line.states.device.type
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         frames = _frames(jacobians, frame, starts)
         values = [
             _by_horizon(jacobians, own, start, horizons)
@@ -290,7 +299,7 @@ def _checked_horizons(horizons: Sequence[int] | None, room: int) -> list[int]:
 def _checked_origins(
     origins: int | Sequence[int], first: int, last: int, generator: torch.Generator
 ) -> list[int]:
-    if isinstance(origins, int):
+    if not isinstance(origins, Iterable) or getattr(origins, "ndim", 1) == 0:
         wanted = require_integer("origins", origins, at_least=1)
         order = torch.randperm(last - first + 1, generator=generator, device=generator.device)
         return sorted(first + int(start) for start in order[:wanted])

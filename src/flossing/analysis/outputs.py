@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing.analysis.linearisation import Linearisation
+from flossing.analysis.linearisation import Linearisation, zero_after_end
 from flossing.errors import InvalidOptionError, NonFiniteError
 from flossing.support.pytree import describe, flatten
 from flossing.support.torch_typed import unflatten
@@ -25,9 +25,10 @@ def outputs(system: System, problem: DrivenMap, states: Float[Tensor, "T B S"]) 
     For a stock module its first result, (T, B, N), or (B, T, N) if it is `batch_first`: the hidden
     states of the last layer, or of the selected one. For a cell h after every step, and for a
     callable its state, each tensor with a first dimension of T. There is a batch dimension only if
-    the inputs have one.
+    the inputs have one. After the end of a shorter sequence they are zero, as PyTorch pads them.
     """
     system = unwrapped(system)
+    states = zero_after_end(states, problem)
     rows = problem.recurrence.unpack(states.flatten(0, 1), batched=True)
     if isinstance(problem.recurrence, StockRecurrence):
         rows = _hidden(problem.recurrence, rows)

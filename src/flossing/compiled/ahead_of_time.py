@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from flossing.compiled.cells import Layer
-from flossing.compiled.compiler import FINGERPRINT
+from flossing.compiled.compiler import FINGERPRINT, JIT_DISABLED
 from flossing.compiled.forward import scan_forward
 from flossing.compiled.tangents import Dense
 from flossing.compiled.warm_up import KINDS, compile_parallel, compile_serial
@@ -242,7 +242,18 @@ def _numba_folder() -> Path | None:
     return None if path is None else Path(path)
 
 
-# The one of this process, with the functions by which the library uses it.
-_CACHE = CodeCache(_numba_folder())
-is_ready = _CACHE.is_ready
-compile_here = _CACHE.compile_here
+@functools.cache
+def _of_this_process() -> CodeCache:
+    # Not at import: to find a folder, Numba tries which ones it can write to.
+    return CodeCache(_numba_folder())
+
+
+def is_ready(code: Code) -> bool:
+    """Whether to use compiled code now: see `CodeCache.is_ready`. Never without Numba."""
+    return not JIT_DISABLED and _of_this_process().is_ready(code)
+
+
+def compile_here(code: Code) -> None:
+    """Compile what is not complete on disk: see `CodeCache.compile_here`."""
+    if not JIT_DISABLED:
+        _of_this_process().compile_here(code)

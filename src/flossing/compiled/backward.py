@@ -56,8 +56,11 @@ def _scan(
     covectors: Any,
     columns: Any,
     corrections: Any,
-) -> None:
-    """Go back from the last boundary to the first step.
+    boundary: int,
+    until: int,
+    budget: int,
+) -> Any:
+    """Go back from the last boundary towards the first step, some steps at a time.
 
     Args:
         tangent: the tangent map.
@@ -68,6 +71,12 @@ def _scan(
         covectors: the gradient of the last frame [B·k, n]; afterwards that of the first.
         columns: work space [threads, n, k].
         corrections: work space [B, k, k].
+        boundary: the boundary at the end of the interval to go back through.
+        until: the first of the steps done already, or that boundary.
+        budget: steps to take.
+
+    Returns:
+        `boundary` and `until` to go on with.
     """
     # With G = ∂L/∂Q before a boundary V = Q R, and C = QᵀG, at the boundary
     #   G ← (G − Q (triu(C) − diag w)) R^{-T}.
@@ -77,30 +86,36 @@ def _scan(
     # with K the correction. Of K every row needs the whole of its row of Gᵀ; of the second part
     # every column can be solved alone, but needs all of K. Hence two parallel loops, a barrier
     # between them, then a third for the steps G ← J_tᵀ G of the interval, row by row.
-    boundaries, trajectories, vectors = weights.shape
+    _, trajectories, vectors = weights.shape
     threads = len(columns)
     # Where there are fewer trajectories than threads, a team of threads shares a trajectory: the
     # rows of K, then the columns of G.
     team = max(1, threads // trajectories)
-    for boundary in range(boundaries - 1, -1, -1):
-        end = frames.ends[boundary]
+    while until > 0 and budget > 0:
         start = frames.ends[boundary - 1] if boundary else 0
-        for thread in prange(threads):
-            for trajectory in range(thread // team, trajectories, threads // team):
-                _correct(
-                    frames, size, boundary, trajectory, weights, covectors, columns[thread],
-                    corrections[trajectory], thread % team, team,
-                )  # fmt: skip
-        for thread in prange(threads):
-            for trajectory in range(thread // team, trajectories, threads // team):
-                _through_factor(
-                    frames, boundary, trajectory, covectors, corrections[trajectory],
-                    thread % team, team,
-                )  # fmt: skip
+        if until == frames.ends[boundary]:
+            for thread in prange(threads):
+                for trajectory in range(thread // team, trajectories, threads // team):
+                    _correct(
+                        frames, size, boundary, trajectory, weights, covectors, columns[thread],
+                        corrections[trajectory], thread % team, team,
+                    )  # fmt: skip
+            for thread in prange(threads):
+                for trajectory in range(thread // team, trajectories, threads // team):
+                    _through_factor(
+                        frames, boundary, trajectory, covectors, corrections[trajectory],
+                        thread % team, team,
+                    )  # fmt: skip
+        first = max(start, until - budget)
         for thread in prange(threads):
             own = share(thread, threads, trajectories, vectors)
-            for step in range(end - 1, start - 1, -1):
+            for step in range(until - 1, first - 1, -1):
                 step_back(tangent, gradient, step, own, frames.rows[step], covectors)
+        budget -= until - first
+        until = first
+        if until == start:
+            boundary -= 1
+    return boundary, until
 
 
 scan_backward, scan_backward_parallel = serial_and_parallel(_scan)

@@ -7,8 +7,12 @@ See docs/mathematics.md, Products over register tiles.
 
 import hashlib
 import inspect
+import pkgutil
+import sys
 import threading
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple, cast
@@ -19,16 +23,25 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba.core import types
+from numba.core.ccallback import CFunc
 from numba.core.cgutils import get_or_insert_function
+from numba.core.sigutils import normalize_signature
 from numba.extending import intrinsic
 from torch import Tensor
 
+from flossing.compiled.disk_cache import DiskCache
 from flossing.support.torch_typed import unflatten
 
 PARALLEL_WORK = 1 << 19
 """Multiplications per step from which on several threads share it; tests may set it to zero."""
 # One core takes some 10 µs for as many, at 50 per nanosecond in single precision. To start and join
 # threads takes some 3 µs, more where they have to wake up first, and at every boundary.
+
+# Python hears an interrupt only between calls: this bounds what one call does to a few tenths of a
+# second on one core. Calls are so few that they cost nothing.
+_WORK_PER_CALL = 1 << 31
+# What a step costs besides its multiplications, as if it were some more.
+_WORK_OF_A_STEP = 1 << 10
 
 
 def numpy_dtype(tensor: Tensor) -> np.dtype[Any]:
@@ -47,6 +60,17 @@ def packed(matrix: Tensor) -> Any:
     # pass over R, once a scan, and every step profits.
     whole = torch.nn.functional.pad(matrix.detach(), (0, panels * width - columns))
     return unflatten(whole, 1, (panels, width)).transpose(0, 1).contiguous().numpy()
+
+
+def steps_per_call(work: int) -> int:
+    """Return how many steps of some multiplications each a call of a compiled loop may take."""
+    return max(1, _WORK_PER_CALL // (work + _WORK_OF_A_STEP))
+
+
+def windows(steps: int, work: int) -> list[tuple[int, int]]:
+    """Return the first step, and the one after the last, of each call that a loop takes."""
+    length = steps_per_call(work)
+    return [(first, min(first + length, steps)) for first in range(0, steps, length)]
 
 
 def threads_for(rows: int, work: int) -> int:
@@ -96,6 +120,9 @@ def _preferred_tile() -> Tile:
 
 TILE = _preferred_tile()
 
+JIT_DISABLED = bool(cast(Any, numba).config.DISABLE_JIT)
+"""Whether `NUMBA_DISABLE_JIT` is set: Numba leaves plain Python then, which cannot run tiles."""
+
 
 def padded(count: int, dtype: np.dtype[Any]) -> int:
     """Return `count` rounded up to whole vector registers."""
@@ -105,7 +132,11 @@ def padded(count: int, dtype: np.dtype[Any]) -> int:
 
 def compiled(function: Callable[..., Any], *, parallel: bool = False) -> Any:
     """Compile a function at its first call, to run without the GIL, and cache it on disk."""
-    return _with_cache(cast(Any, numba.njit), nogil=True, parallel=parallel)(function)  # pyright: ignore[reportUnknownMemberType]
+    versioned = _renamed(unchecked(function), FINGERPRINT)
+    dispatcher = cast(Any, numba.njit)(nogil=True, parallel=parallel, **_OPTIONS)(versioned)  # pyright: ignore[reportUnknownMemberType]
+    if not JIT_DISABLED:
+        dispatcher._cache = DiskCache(versioned)
+    return dispatcher
 
 
 def serial_and_parallel(function: Callable[..., Any]) -> tuple[Any, Any]:
@@ -226,7 +257,11 @@ def link(dtype: np.dtype[Any]) -> None:
     with _LINKING:
         while pending:
             unit = pending[0]
-            pointer = _with_cache(cast(Any, numba.cfunc), unit.signature)(unit.function)  # pyright: ignore[reportUnknownMemberType]
+            # As `numba.cfunc` does it, with another cache.
+            versioned = _renamed(unchecked(unit.function), FINGERPRINT)
+            pointer = cast(Any, CFunc)(versioned, normalize_signature(unit.signature), {}, _OPTIONS)
+            pointer._cache = DiskCache(versioned)
+            pointer.compile()
             llvmlite.binding.add_symbol(unit.symbol, pointer.address)  # pyright: ignore[reportUnknownMemberType]
             # The machine code is freed with the object that holds it.
             _LINKED.append(pointer)
@@ -260,20 +295,6 @@ def _caller(symbol: str) -> Callable[..., Any]:
     return generate
 
 
-def _with_cache(decorator: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Return one of Numba's decorators, with a cache on disk where there is a place for one."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        versioned = _renamed(unchecked(function), FINGERPRINT)
-        try:
-            return decorator(*arguments, cache=True, **_OPTIONS, **options)(versioned)
-        except RuntimeError:
-            # "cannot cache function": no folder can be written to, or the source is not a file.
-            return decorator(*arguments, **_OPTIONS, **options)(versioned)
-
-    return decorate
-
-
 def _renamed(function: Callable[..., Any], suffix: str) -> Callable[..., Any]:
     """Return a copy of a function with another name for the cache on disk."""
     plain = unchecked(function)
@@ -283,9 +304,21 @@ def _renamed(function: Callable[..., Any], suffix: str) -> Callable[..., Any]:
 
 
 def fingerprinted_sources() -> list[Path]:
-    """Return the files that the fingerprint covers: compiled code may use no others."""
-    here = Path(__file__).parent
-    return sorted([*here.glob("*.py"), here.parent / "scan" / "boundaries.py"])
+    """Return the files that the fingerprint covers: compiled code may use no others.
+
+    In an archive, a file's path goes on behind that of the archive; where there are no sources,
+    the files are those of their byte code.
+    """
+    return sorted(Path(cast(str, spec.origin)) for spec in _fingerprinted_modules())
+
+
+def _fingerprinted_modules() -> list[ModuleSpec]:
+    # Found as Python finds them, for the package may be in an archive, or without its sources.
+    package = __name__.rpartition(".")[0]
+    folder = sys.modules[package].__path__
+    names = [f"{package}.{module.name}" for module in pkgutil.iter_modules(folder)]
+    specs = map(find_spec, [package, "flossing.scan.boundaries", *names])
+    return [spec for spec in specs if spec is not None and spec.origin is not None]
 
 
 def _fingerprint() -> str:
@@ -294,7 +327,9 @@ def _fingerprint() -> str:
     # nothing of the files of the functions that it calls: a change of `tile.py` would leave the
     # scans as they were. So the digest is part of every cached function's name. What other
     # versions left in the cache stays there and is not found.
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in fingerprinted_sources()))
+    digest = hashlib.sha256()
+    for spec in sorted(_fingerprinted_modules(), key=lambda spec: spec.name):
+        digest.update(cast(Any, spec.loader).get_data(spec.origin))
     # A folder may be shared by machines with other registers; the tile is a constant to Numba.
     digest.update(repr(TILE).encode())
     return digest.hexdigest()[:12]

@@ -65,6 +65,26 @@ class Frames(NamedTuple):
     ends: Any
 
 
+class Progress(NamedTuple):
+    """How far a scan has come.
+
+    Attributes:
+        step: the step at which the last boundary lies.
+        pushed: steps that the frame has taken since.
+        boundaries: boundaries done.
+        interval: steps to the next boundary.
+        shortened: how many intervals had to be shorter than asked for.
+        finite: whether all tangent vectors were.
+    """
+
+    step: int
+    pushed: int
+    boundaries: int
+    interval: int
+    shortened: int
+    finite: bool
+
+
 _next_interval = inlined(next_interval)
 
 
@@ -76,8 +96,10 @@ def _scan(
     pace: Any,
     space: Any,
     used: Any,
+    progress: Any,
+    budget: int,
 ) -> Any:
-    """Carry a frame along the trajectory.
+    """Carry a frame on along the trajectory, some steps at a time.
 
     Args:
         tangent: the tangent map.
@@ -87,36 +109,42 @@ def _scan(
         pace: the interval between boundaries.
         space: work space of the factorisation, with a leading dimension for threads.
         used: work space, one number per thread.
+        progress: the progress so far.
+        budget: steps after which to return, though not before the next boundary is factored.
 
     Returns:
-        The number of boundaries done, the steps planned to the next one, how many intervals had to
-        be shorter than asked for, and whether all tangent vectors were finite.
+        The progress made. A plain tuple: for a named one Numba calls its Python class, in which
+        an exception that a signal raises would go unnoticed and crash the process.
     """
-    # A plain tuple: Numba makes a named one by calling its class, in which a signal handler may run
-    # and raise, and goes on with the null pointer that comes back.
-    interval, shortened, step, boundary = pace.interval, pace.shortened, 0, 0
+    step, pushed, boundary = progress.step, progress.pushed, progress.boundaries
+    interval, shortened = progress.interval, progress.shortened
     spread, magnitude = pace.limits
     _, trajectories, vectors = frames.diagonals.shape
     threads = len(used)
     for stop in stops:
         while step < stop:
+            if budget <= 0:
+                return step, pushed, boundary, interval, shortened, True
             planned = min(interval, stop - step)
+            # Two parallel loops, with a barrier between: rows are dealt out evenly to threads for
+            # the steps, but a factorisation needs all rows of its trajectory.
+            until = min(planned, pushed + budget)
+            for thread in prange(threads):
+                rows = share(thread, threads, trajectories, vectors)
+                for time in range(step + pushed, step + until):
+                    push(tangent, time, rows, frames.rows[time], frames.rows[time + 1])
+            budget -= until - pushed
+            pushed = until
+            if pushed < planned:
+                return step, pushed, boundary, interval, shortened, True
             # The interval as planned, then half of it, a quarter … until the frame is within the
             # limits, or a single step is left, which cannot be divided. As the frames of all steps
-            # are kept, only the first of these takes steps; the others factor an earlier frame, and
-            # steps after it are taken again from there. Twice the plan, for the loop halves first.
+            # are kept, the others factor an earlier frame, and steps after it are taken again from
+            # there. Twice the plan, for the loop halves first.
             taken = 2 * planned
             accepted, worst = False, np.inf
             while not accepted:
-                advance = taken > planned
                 taken //= 2
-                # Two parallel loops, with a barrier between: rows are dealt out evenly to threads
-                # for the steps, but a factorisation needs all rows of its trajectory.
-                if advance:
-                    for thread in prange(threads):
-                        rows = share(thread, threads, trajectories, vectors)
-                        for time in range(step, step + planned):
-                            push(tangent, time, rows, frames.rows[time], frames.rows[time + 1])
                 for thread in prange(threads):
                     used[thread] = _factor(
                         frames, size, boundary, step + taken, thread, threads, space,
@@ -129,15 +157,16 @@ def _scan(
                 # False for NaN; a shorter interval may avoid an overflow.
                 accepted = worst <= 1.0 or taken == 1
             if np.isnan(worst):
-                return boundary, interval, shortened, False
+                return step, pushed, boundary, interval, shortened, False
             if pace.adaptive:
                 interval = _next_interval(taken, worst)
             elif taken < planned and worst <= 1.0:
                 shortened += 1
             step += taken
+            pushed = 0
             frames.ends[boundary] = step
             boundary += 1
-    return boundary, interval, shortened, True
+    return step, pushed, boundary, interval, shortened, True
 
 
 scan_forward, scan_forward_parallel = serial_and_parallel(_scan)

@@ -8,7 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.compiled.cells import Gradient, GruLayer, Layer, LstmLayer
-from flossing.compiled.compiler import in_threads, link, numpy_dtype, packed, padded, threads_for
+from flossing.compiled.compiler import (
+    in_threads,
+    link,
+    numpy_dtype,
+    packed,
+    padded,
+    threads_for,
+    windows,
+)
 from flossing.compiled.layer_scan import run, run_back, run_back_parallel, run_parallel
 
 
@@ -72,9 +80,13 @@ def run_layer(kind: type[Layer], given: LayerInputs) -> LayerOutputs:
     result.states[0] = given.state
     link(dtype)
     # One step multiplies B rows by W.
-    threads = threads_for(batch, batch * given.weight.numel())
+    work = batch * given.weight.numel()
+    threads = threads_for(batch, work)
     scan = run if threads == 1 else run_parallel
-    in_threads(threads, scan, _layer(kind, given, result, given.weight.mT), threads)
+    layer = _layer(kind, given, result, given.weight.mT)
+    # In several calls, for only between two of them is an interrupt heard.
+    for first, last in windows(steps, work + batch * given.weight.shape[0]):
+        in_threads(threads, scan, layer, threads, first, last)
     return result
 
 
@@ -101,7 +113,7 @@ def run_layer_back(
         window: steps after which the gradient through the states is cut; 0 for never, −1 for
             always.
     """
-    batch = given.currents.shape[1]
+    steps, batch = given.currents.shape[:2]
     outputs, units = given.weight.shape
     dtype = numpy_dtype(given.currents)
     of_inputs = torch.empty_like(given.currents, memory_format=torch.contiguous_format)
@@ -116,10 +128,9 @@ def run_layer_back(
         of_inputs.numpy(),
         of_currents.numpy(),
     )
-    threads = threads_for(batch, batch * given.weight.numel())
-    in_threads(
-        threads,
-        run_back if threads == 1 else run_back_parallel,
+    work = batch * given.weight.numel()
+    threads = threads_for(batch, work)
+    arguments = (
         _layer(kind, given, done, given.weight),
         gradient,
         carried.numpy(),
@@ -129,6 +140,9 @@ def run_layer_back(
         start,
         window,
     )
+    scan = run_back if threads == 1 else run_back_parallel
+    for first, last in reversed(windows(steps, work + batch * outputs)):
+        in_threads(threads, scan, *arguments, first, last)
     # With q = W h + b: ∂L/∂W = Σ q̄ hᵀ and ∂L/∂b = Σ q̄, over all steps and trajectories. One large
     # product after the scan, for BLAS, instead of a small one in every step. W takes h, the first
     # N entries of a state.

@@ -13,14 +13,14 @@ from flossing.compiled.products import multiply_packed
 from flossing.compiled.tangents import share
 
 
-def _run(layer: Any, threads: int) -> None:
-    """Fill in the states after the first one, and the coefficients of every step."""
+def _run(layer: Any, threads: int, first: int, last: int) -> None:
+    """Fill in the states after steps from `first` to before `last`, and their coefficients."""
     # Trajectories are independent: a thread takes some of them through all steps, without barriers.
     # A trajectory is one row, the share of a batch with one vector each.
-    steps, trajectories = layer.inputs.shape[:2]
+    trajectories = layer.inputs.shape[1]
     for thread in prange(threads):
         own = share(thread, threads, trajectories, 1)
-        for time in range(steps):
+        for time in range(first, last):
             # q = W h for all of its trajectories at once, then the step unit by unit.
             _multiply(layer.states[time], layer.panels, layer.currents[time], own)
             for trajectory in range(own.first, own.last):
@@ -36,21 +36,26 @@ def _run_back(
     cut: Any,
     start: int,
     window: int,
+    first: int,
+    last: int,
 ) -> None:
-    """Fill in the gradients of inputs and currents, and that of the state before the first step.
+    """Fill in the gradients of inputs and currents, and that of the state before these steps.
 
     Args:
         layer: the layer, after its run, with W in place of Wᵀ.
         gradient: ∂L/∂ of what the run filled in, and room for ∂L/∂a and ∂L/∂q.
-        carried: zeros [B, n]; afterwards the gradient of the first state.
+        carried: the gradient of the state after these steps as far as later steps send it, zeros
+            [B, n] at first; afterwards that of the state before them.
         arriving: work space [threads, n].
         through_weight: work space [B, N], padded.
         cut: work space [B, m·N].
         start: the number of the first step.
         window: states before every `window`-th step count as constants for the states after it,
             though not for the coefficients of the step; 0 for never, −1 for constants always.
+        first: the first of the steps to go back through.
+        last: the step after the last of them.
     """
-    steps, trajectories = layer.inputs.shape[:2]
+    trajectories = layer.inputs.shape[1]
     threads = len(arriving)
     # With carried = what the steps after t send back to h_t, from the last step to the first:
     #   arriving = carried + ∂L/∂h_t
@@ -60,7 +65,7 @@ def _run_back(
     for thread in prange(threads):
         own = share(thread, threads, trajectories, 1)
         arrived = arriving[thread]
-        for time in range(steps - 1, -1, -1):
+        for time in range(last - 1, first - 1, -1):
             number = start + time
             _back(layer, gradient, time, own, carried, arrived, gradient.currents[time], False)
             if window < 0:

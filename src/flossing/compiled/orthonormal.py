@@ -324,4 +324,9 @@ def _orthonormalise_at(
             pivots[row] = result[row, row] * scale
             for column in range(row + 1):
                 result[row, column] *= scale
+            # Subnormal numbers may vanish only here; then this row is one that was replaced.
+            if pivots[row] == 0:
+                for column in range(row):
+                    result[row, column] = 0
+                result[row, row] = 1
     return longest * scale

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flossing.compiled.backward import (
@@ -20,14 +20,14 @@ from flossing.compiled.compiler import (
     numpy_dtype,
     packed,
     padded,
+    steps_per_call,
     threads_for,
 )
-from flossing.compiled.forward import Frames, scan_forward, scan_forward_parallel
+from flossing.compiled.forward import Frames, Progress, scan_forward, scan_forward_parallel
 from flossing.compiled.orthonormal import Space, row_length
 from flossing.compiled.tangents import Dense, Gated
 from flossing.errors import NonFiniteError
 from flossing.scan.boundaries import Pace
-from flossing.scan.factor import columns_without_gradient
 from flossing.scan.pytorch import NOT_FINITE
 from flossing.support.torch_typed import unflatten
 
@@ -53,6 +53,20 @@ class Kept(NamedTuple):
     triangles: Tensor
     diagonals: Tensor
     currents: Tensor
+
+    def without(self, excluded: Bool[Tensor, "B k"]) -> "Kept":
+        """Return the scan with some exponents as constants, as where rank was lost.
+
+        Args:
+            excluded: the exponents.
+        """
+        # A column of R, stored as a row, becomes that of the identity.
+        count, width = self.triangles.shape[-2:]
+        identity = torch.eye(count, width).to(self.triangles)
+        return self._replace(
+            triangles=torch.where(excluded.unsqueeze(-1), identity, self.triangles),
+            diagonals=self.diagonals.masked_fill(excluded, 0.0),
+        )
 
 
 class CompiledForward(NamedTuple):
@@ -103,9 +117,7 @@ def forward(
         rows.numpy(), triangles.numpy(), diagonals.numpy(), np.zeros(steps, dtype=np.int64)
     )
     scan = scan_forward if threads == 1 else scan_forward_parallel
-    boundaries, interval, shortened, finite = in_threads(
-        threads,
-        scan,
+    arguments = (
         _compiled_tangent(tangent, currents, batch, count, threads, backward=False),
         filled,
         size,
@@ -114,12 +126,18 @@ def forward(
         Space.of(count, size, dtype, threads),
         np.zeros(threads),
     )
-    if not finite:
+    budget = steps_per_call(_work(tangent, batch, size, count))
+    progress = Progress(0, 0, 0, pace.interval, pace.shortened, finite=True)
+    # In several calls, for only between two of them is an interrupt heard.
+    while progress.finite and progress.step < steps:
+        progress = Progress(*in_threads(threads, scan, *arguments, progress, budget))
+    if not progress.finite:
         raise NonFiniteError(NOT_FINITE)
+    boundaries = progress.boundaries
     return CompiledForward(
         log_growth=diagonals[:boundaries].log(),
         stop_frames=[frames(rows[stop], batch, size).mT.clone().mT for stop in stops],
-        pace=pace._replace(interval=interval, shortened=shortened),
+        pace=pace._replace(interval=progress.interval, shortened=progress.shortened),
         kept=Kept(
             ends=filled.ends[:boundaries].tolist(),
             rows=rows,
@@ -223,19 +241,11 @@ def _backward(
     covectors = cotangent.new_zeros(batch * count, long)
     covectors[:, :size] = cotangent.mT.reshape(batch * count, size)
     # log R_ii = −∞ of a lost vector has no gradient, whatever weight it was given.
-    missing = columns_without_gradient(done.diagonals.log())
-    weights = torch.where(missing, 0.0, weights).contiguous()
-    triangles, diagonals = done.triangles, done.diagonals.masked_fill(missing, 0.0)
-    if bool(missing.any()):
-        # A row of Rᵀ is a column of R; that of a lost vector is one of the identity.
-        identity = torch.eye(*triangles.shape[-2:], dtype=triangles.dtype)
-        triangles = torch.where(missing.unsqueeze(-1), identity, triangles)
+    weights = torch.where(done.diagonals == 0, 0.0, weights).contiguous()
     kept = Frames(
-        done.rows.numpy(), triangles.contiguous().numpy(), diagonals.numpy(), np.array(done.ends)
+        done.rows.numpy(), done.triangles.numpy(), done.diagonals.numpy(), np.array(done.ends)
     )
-    in_threads(
-        threads,
-        scan_backward if threads == 1 else scan_backward_parallel,
+    arguments = (
         _compiled_tangent(tangent, done.currents, batch, count, threads, backward=True),
         gradient,
         kept,
@@ -245,7 +255,19 @@ def _backward(
         np.zeros((threads, long, padded(count, dtype)), dtype),
         np.zeros((batch, count, row_length(count, dtype)), dtype),
     )
+    scan = scan_backward if threads == 1 else scan_backward_parallel
+    budget = steps_per_call(_work(tangent, batch, size, count))
+    boundary, until = len(done.ends) - 1, done.ends[-1]
+    while until > 0:
+        boundary, until = in_threads(threads, scan, *arguments, boundary, until, budget)
     return frames(covectors, batch, size)
+
+
+def _work(tangent: GatedTensors | Tensor, batch: int, size: int, count: int) -> int:
+    """Return the multiplications of a step, roughly, when every step ends an interval."""
+    weight = tangent.weight if isinstance(tangent, GatedTensors) else tangent[0, 0]
+    # A factorisation: two passes of two products with the k vectors before.
+    return batch * count * (weight.numel() + 4 * size * count)
 
 
 def _threads(tangent: GatedTensors | Tensor, batch: int, count: int) -> int:

@@ -18,9 +18,12 @@ from flossing.support.checks import require_integer
 CARRYING_FACTOR = 1000.0
 """Gradients that change by this factor or more over the horizon have vanished or exploded."""
 
-Verdict: TypeAlias = Literal["explodes", "vanishes", "carries some", "carries all"]
+GATED_SHARE = 4
+"""Of a gated network at most one in so many directions is flossed: see docs/guide.md."""
 
-VERDICTS: tuple[Verdict, ...] = ("explodes", "vanishes", "carries some", "carries all")
+Verdict: TypeAlias = Literal["explodes", "vanishes", "carries some", "carries enough"]
+
+VERDICTS: tuple[Verdict, ...] = ("explodes", "vanishes", "carries some", "carries enough")
 """In descending order of the need for flossing."""
 
 
@@ -54,14 +57,17 @@ class Advice:
 
     Attributes:
         verdict: "explodes" if gradients explode along any direction; otherwise "vanishes" if no
-            direction carries them, "carries all" if at least k do, and "carries some" if fewer do.
+            direction carries them, "carries enough" if at least k do, and "carries some" if fewer
+            do.
         k: Number of exponents to floss, at least 1.
+        flossable: Number of directions that flossing can act on, at least 1.
         resolvable: Number of exponents that the precision can resolve.
         carry: Number of directions that carry gradients over the horizon.
     """
 
     verdict: Verdict
     k: int
+    flossable: int
     resolvable: int
     carry: int
 
@@ -118,15 +124,20 @@ def count_directions(
 
 
 def advise(
-    exponents: Float[Tensor, "k"], counts: DirectionCounts, *, dtype: torch.dtype, memory: int
+    exponents: Float[Tensor, "k"],
+    counts: DirectionCounts,
+    *,
+    dtype: torch.dtype,
+    memory: int,
+    gated: bool,
 ) -> Advice:
     """Recommend whether to floss, and how many exponents.
 
     k is the number of resolvable exponents, limited to the number of directions that can hold
-    memory. An exponent is resolvable if it is finite and λ_1 − λ_i < ½ ln(1/ε), where ε is the
-    machine epsilon: beyond that, even an orthonormalisation at every step leaves less than half of
-    the digits for the gradient. The published setting, k = 75 for a vanilla network of 80 units,
-    is of the same kind.
+    memory, and for gated networks to a quarter of that number. An exponent is resolvable if it is
+    finite and λ_1 − λ_i < ½ ln(1/ε), where ε is the machine epsilon: beyond that, even an
+    orthonormalisation at every step leaves less than half of the digits for the gradient. The
+    published setting, k = 75 for a vanilla network of 80 units, is of the same kind.
 
     Args:
         exponents: In nats per step, in descending order.
@@ -134,23 +145,25 @@ def advise(
         dtype: Precision in which the network will be flossed.
         memory: Number of directions that can hold memory: the cells of an LSTM, since the other
             half of its state is a function of them; the state size of other networks.
+        gated: Whether it is an LSTM or a GRU.
 
     Example:
         >>> exponents = torch.tensor([-0.5, -1.0, -12.0])
         >>> counts = count_directions(exponents, torch.zeros(3), horizon=100)
-        >>> advise(exponents, counts, dtype=torch.float32, memory=3)
-        Advice(verdict='vanishes', k=2, resolvable=2, carry=0)
+        >>> advise(exponents, counts, dtype=torch.float32, memory=3, gated=False)
+        Advice(verdict='vanishes', k=2, flossable=2, resolvable=2, carry=0)
     """
     close = exponents[0] - exponents < resolvable_gap(dtype)
     resolvable = int((exponents.isfinite() & close).sum())
-    k = max(1, min(resolvable, memory))
+    flossable = max(1, min(resolvable, memory))
+    k = max(1, min(resolvable, memory // GATED_SHARE)) if gated else flossable
     if counts.explode:
         verdict: Verdict = "explodes"
     elif not counts.carry:
         verdict = "vanishes"
     else:
-        verdict = "carries all" if counts.carry >= k else "carries some"
-    return Advice(verdict, k, resolvable, counts.carry)
+        verdict = "carries enough" if counts.carry >= k else "carries some"
+    return Advice(verdict, k, flossable, resolvable, counts.carry)
 
 
 def resolvable_gap(dtype: torch.dtype) -> float:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from flossing.diagnosis.checkpoints import Description, Network, load_network, read_description
 from flossing.diagnosis.inputs import driving_inputs
-from flossing.support.arguments import make_folders, whole_number, writable_path
+from flossing.support.arguments import try_outputs, whole_number, writable_path
+from flossing.support.terminal import console_for
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,9 +134,8 @@ def _add_input_options(group: "Group") -> None:
     group.add_argument(
         "--layout",
         choices=("time-first", "batch-first"),
-        default="time-first",
         help="order of axes: (steps, sequences, features), or (sequences, steps, features) "
-        "(default: %(default)s)",
+        "(default: time-first)",
     )
     group.add_argument(
         "--steps",
@@ -221,22 +221,26 @@ def _chapters(text: str) -> "tuple[Chapter, ...]":
 
 def _analyze(options: argparse.Namespace) -> int:
     # Imported here because they need the extra `cli`, which --help does not.
-    from rich.console import Console
-
     from flossing.report import render
 
-    console = Console()
+    console = console_for(options)
     subject = _subject(options)
-    console.print(subject.network.summary, highlight=False, soft_wrap=True)
+    try_outputs(options.output, options.json)
+    network = subject.network
+    for line in (
+        network.summary,
+        *network.rebuilt,
+        *(f"Assumed: {it}" for it in network.assumptions),
+    ):
+        console.print(line, soft_wrap=True)
     report = _analyse_with_progress(subject, options.sections, console)
-    make_folders(options.output, options.json)
     options.output.write_text(render(report), encoding="utf-8")
     for sentence in report.summary:
-        console.print(f"\n{sentence}", highlight=False, markup=False)
-    console.print(f"\nReport:  {options.output}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"\n{sentence}")
+    console.print(f"\nReport:  {options.output}", soft_wrap=True)
     if options.json is not None:
         options.json.write_text(report.json(), encoding="utf-8")
-        console.print(f"Numbers: {options.json}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"Numbers: {options.json}", soft_wrap=True)
     return 0
 
 
@@ -253,6 +257,7 @@ def _subject(options: argparse.Namespace) -> "Subject":
         network=network,
         inputs=driving.inputs,
         source=driving.source,
+        assumption=driving.assumption,
         horizon=options.horizon or driving.delay or DEFAULT_HORIZON,
         k=options.k,
         layer=options.layer,

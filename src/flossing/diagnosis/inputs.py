@@ -13,6 +13,10 @@ from flossing.tasks import task_named
 
 NOISE_STEPS = 1000
 TRAJECTORIES = 4
+ASSUMED_AXES = (
+    "The axes were read as (steps, sequences, features); pass --layout batch-first if sequences "
+    "come first."
+)
 
 
 class Driving(NamedTuple):
@@ -22,11 +26,13 @@ class Driving(NamedTuple):
         inputs: (T, B, D), in the precision of the network.
         source: Where they come from, as text for the report.
         delay: Number of steps over which their task requires memory; `None` if unknown.
+        assumption: A sentence about how they were read, if that is in doubt.
     """
 
     inputs: Float[Tensor, "T B D"]
     source: str
     delay: int | None = None
+    assumption: str = ""
 
 
 def driving_inputs(network: Network, options: argparse.Namespace) -> Driving:
@@ -54,11 +60,13 @@ def _from_file(options: argparse.Namespace) -> Driving:
         options.inputs,
         array=options.array,
         sequence_column=options.sequence_column,
-        layout=options.layout,
+        layout=options.layout or "time-first",
     )
     inputs = shortened(sequences, steps=options.steps, trajectories=options.trajectories)
     name = options.inputs.name + (f", array {options.array}" if options.array else "")
-    return Driving(inputs, name)
+    # Of a single sequence and of a table, the order of axes is not in doubt.
+    doubt = options.layout is None and options.sequence_column is None and inputs.shape[1] > 1
+    return Driving(inputs, name, assumption=ASSUMED_AXES if doubt else "")
 
 
 def _from_task(options: argparse.Namespace) -> Driving:

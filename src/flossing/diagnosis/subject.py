@@ -89,6 +89,7 @@ class Subject:
         network: From a checkpoint.
         inputs: (T, B, D).
         source: Where the inputs come from, as text for the report.
+        assumption: A sentence about how the inputs were read, if that is in doubt.
         horizon: H, the number of steps over which gradients should be carried.
         k: Number of exponents; `None` for all, up to `MOST_EXPONENTS`.
         layer: Layer of a stack to analyse; `None` for the whole stack as one state.
@@ -105,6 +106,7 @@ class Subject:
     layer: int | None = None
     dtype: torch.dtype | None = None
     state_transient: int = 0
+    assumption: str = ""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -129,7 +131,8 @@ class Subject:
         measured = (
             f"Measured on {self.source}: {plural(sequences, 'sequence')} of {plural(steps, 'step')}"
             f" with {plural(features, 'feature')}, for a horizon of {plural(self.horizon, 'step')}."
-        )
+            f" {self.assumption}"
+        ).strip()
         if steps >= self.horizon:
             return (measured,)
         return measured, (
@@ -202,6 +205,11 @@ class Subject:
         return [self._advice(spectrum) for spectrum in self.layer_spectra]
 
     @property
+    def gated(self) -> bool:
+        """Whether the network is an LSTM or a GRU."""
+        return isinstance(self.network.module, nn.LSTM | nn.LSTMCell | nn.GRU | nn.GRUCell)
+
+    @property
     def flossing_dtype(self) -> torch.dtype:
         """Precision in which the network would be flossed, whatever it is analysed in."""
         return torch.float64 if self.network.dtype == torch.float64 else torch.float32
@@ -219,7 +227,7 @@ class Subject:
     @property
     def flossable(self) -> int:
         """Number of directions that flossing can act on, in all layers together."""
-        return sum(each.k for each in self.advice)
+        return sum(each.flossable for each in self.advice)
 
     def _spectrum(self, layer: int | None) -> LyapunovSpectrum:
         options: dict[str, Any] = self.options | {"layer": layer}
@@ -231,14 +239,15 @@ class Subject:
             return lyapunov_spectrum(**options, k=k)
 
     def _advice(self, spectrum: LyapunovSpectrum) -> Advice:
-        exponents, errors = average(spectrum)
         module = self.network.module
+        exponents, errors = average(spectrum)
         size = spectrum.final_frame.shape[-2]
         return advise(
             exponents,
             count_directions(exponents, errors, self.horizon),
             dtype=self.flossing_dtype,
             memory=module.hidden_size if isinstance(module, nn.LSTM | nn.LSTMCell) else size,
+            gated=self.gated,
         )
 
 

@@ -6,7 +6,8 @@ import torch
 
 from flossing.compiled.ahead_of_time import Code, compile_here, is_ready
 from flossing.compiled.cells import Layer
-from flossing.compiled.compiler import available_threads, threads_for
+from flossing.compiled.compiler import JIT_DISABLED, available_threads, threads_for
+from flossing.compiled.disk_cache import warn_once
 from flossing.compiled.tangents import Dense
 from flossing.compiled.warm_up import KINDS
 from flossing.errors import InvalidOptionError
@@ -47,6 +48,12 @@ def chosen_backend(backend: str | Backend, problem: DrivenMap, exponents: int) -
             f"backend must be one of {', '.join(map(repr, ('auto', *BACKENDS)))} or a callable "
             f"like flossing.measurement.growth.torch_growth, not {backend!r}"
         )
+    if backend == "compiled" and JIT_DISABLED:
+        warn_once(
+            "backend='compiled' uses PyTorch operations, for NUMBA_DISABLE_JIT is set and nothing "
+            "can be compiled; unset it, or choose backend='torch'"
+        )
+        return torch_growth
     return BACKENDS[backend]
 
 

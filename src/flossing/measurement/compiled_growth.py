@@ -10,7 +10,8 @@ its results to what they depend on. Which function depends on how the tangent ma
   takes it through the cell.
 """
 
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -18,11 +19,14 @@ from torch import Tensor
 
 from flossing.compiled import scan_interface
 from flossing.compiled.scan_interface import CompiledForward, GatedTensors, Kept
+from flossing.measurement.gradient_range import gradients_in_range, in_range, products_in_range
 from flossing.measurement.growth import Growth, detached, link_to, torch_growth
 from flossing.scan.boundaries import Pace
 from flossing.support.once import differentiable_once
 from flossing.systems.cell_tangent import CellTangent
 from flossing.systems.tangent import DenseTangent, GatedTangent, TangentMap
+
+Gradients = TypeVar("Gradients", bound=Sequence[Tensor | None])
 
 
 def compiled_growth(
@@ -90,6 +94,30 @@ def _saved(ctx: Any) -> tuple[list[Any], Kept]:
     return tangent, Kept(ctx.ends, rows, triangles, diagonals, currents)
 
 
+def _in_range(
+    attempt: Callable[[Tensor | None], Gradients],
+    are_in_range: Callable[[Gradients], Tensor],
+    kept: Kept,
+    weights: Tensor,
+    cotangent: Tensor,
+) -> Callable[[], Gradients]:
+    return lambda: gradients_in_range(
+        attempt, are_in_range, kept.diagonals.log(), (weights, cotangent)
+    )
+
+
+def _gated_in_range(gradients: tuple[Tensor | None, ...]) -> Tensor:
+    weight, coefficients, diagonal, frame = gradients
+    assert weight is not None
+    assert frame is not None
+    good = in_range(frame, 0)
+    for each in (coefficients, diagonal):
+        if each is not None:
+            good = good & in_range(each, 1)
+    # The gradient of W is a sum over trajectories, any of which may be too large.
+    return good if bool(in_range(weight, 0).all()) or not bool(good.all()) else ~good
+
+
 class _GatedGrowth(torch.autograd.Function):
     """Map W, C, A of a gated tangent map, and the first frame, to log R_ii and the last frame."""
 
@@ -112,16 +140,17 @@ class _GatedGrowth(torch.autograd.Function):
 
         # Where weights alone require gradients, those of C and A, which are as large as the
         # trajectory, are not formed.
-        def gradients() -> tuple[Tensor | None, ...]:
+        def attempt(excluded: Tensor | None) -> tuple[Tensor | None, ...]:
             of_tangent, of_frame = scan_interface.backward_gated(
                 GatedTensors(*tangent),
-                kept,
+                kept if excluded is None else kept.without(excluded),
                 weights,
                 cotangent,
                 of_coefficients=any(ctx.needs_input_grad[1:3]),
             )
             return *of_tangent, of_frame
 
+        gradients = _in_range(attempt, _gated_in_range, kept, weights, cotangent)
         return *differentiable_once(gradients, (*tangent, weights, cotangent)), None
 
 
@@ -143,12 +172,14 @@ class _DenseGrowth(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         (jacobians,), kept = _saved(ctx)
 
-        def gradients() -> tuple[Tensor, Tensor]:
-            adjoint, of_frame = scan_interface.backward_dense(jacobians, kept, weights, cotangent)
+        def attempt(excluded: Tensor | None) -> tuple[Tensor, Tensor]:
+            scan = kept if excluded is None else kept.without(excluded)
+            adjoint, of_frame = scan_interface.backward_dense(jacobians, scan, weights, cotangent)
             batch, size = cotangent.shape[:2]
             # ∂L/∂J_t = Ā_t V_{t-1}ᵀ, all steps in one batched product.
             return adjoint @ scan_interface.frames(kept.rows[:-1], batch, size).mT, of_frame
 
+        gradients = _in_range(attempt, products_in_range, kept, weights, cotangent)
         return *differentiable_once(gradients, (jacobians, weights, cotangent)), None
 
 
@@ -171,8 +202,11 @@ class _ProductGrowth(torch.autograd.Function):
         ctx: Any, weights: Float[Tensor, "M B k"], cotangent: Float[Tensor, "B n k"]
     ) -> tuple[Tensor | None, ...]:
         (link, jacobians), kept = _saved(ctx)
-        adjoint, of_frame = differentiable_once(
-            lambda: scan_interface.backward_dense(jacobians, kept, weights, cotangent),
-            (link, weights, cotangent),
-        )
+
+        def attempt(excluded: Tensor | None) -> tuple[Tensor, Tensor]:
+            scan = kept if excluded is None else kept.without(excluded)
+            return scan_interface.backward_dense(jacobians, scan, weights, cotangent)
+
+        gradients = _in_range(attempt, products_in_range, kept, weights, cotangent)
+        adjoint, of_frame = differentiable_once(gradients, (link, weights, cotangent))
         return adjoint, None, of_frame, None, None

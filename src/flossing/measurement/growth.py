@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.errors import InvalidOptionError
+from flossing.measurement.gradient_range import gradients_in_range, products_in_range
 from flossing.scan.boundaries import Pace
 from flossing.scan.pytorch import ForwardScan, scan_backward, scan_forward
 from flossing.scan.reference import scan_reference
@@ -77,15 +78,15 @@ def reference_growth(
 ) -> Growth:
     """Scan explicit Jacobians by autograd through `torch.linalg.qr`; see `Backend`.
 
-    A fixed interval is kept as it is; an adaptive one is a boundary at every step.
+    A fixed interval is halved where it would lose more than half of the digits; an adaptive one is
+    a boundary at every step.
     """
     if not isinstance(tangent, DenseTangent):
         raise InvalidOptionError(
             f"the reference scan needs explicit Jacobians, not a {type(tangent).__name__}; "
             "select it by backend='reference'"
         )
-    steps = 1 if pace.adaptive else pace.interval
-    log_growth, ends, frames = scan_reference(tangent.jacobians, frame, stops, steps)
+    log_growth, ends, frames, pace = scan_reference(tangent.jacobians, frame, stops, pace)
     return Growth(log_growth, ends, frames[-1], [f.detach() for f in frames], pace)
 
 
@@ -119,8 +120,15 @@ class _LogGrowth(torch.autograd.Function):
         rebuild: Rebuild = ctx.rebuild
         link, *leaves = ctx.saved_tensors
         tangent, forward = rebuild(leaves)
+
+        def attempt(excluded: Tensor | None) -> tuple[Tensor, Tensor]:
+            scan = forward if excluded is None else forward.without(excluded)
+            return scan_backward(tangent.pull, scan, weights, cotangent)
+
         adjoint, first = differentiable_once(
-            lambda: scan_backward(tangent.pull, forward, weights, cotangent),
+            lambda: gradients_in_range(
+                attempt, products_in_range, forward.log_growth, (weights, cotangent)
+            ),
             (link, weights, cotangent),
         )
         return adjoint, None, first, None, None

@@ -13,7 +13,7 @@ from flossing.errors import InvalidInputError, InvalidOptionError, InvalidStateE
 from flossing.measurement.backends import chosen_backend
 from flossing.measurement.growth import Backend
 from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE, Limits, Pace
-from flossing.support.checks import require_integer
+from flossing.support.checks import number_or_none, require_integer, require_tensor
 from flossing.support.torch_typed import qr
 from flossing.systems.recurrence import DrivenMap, StateGradient
 
@@ -43,6 +43,7 @@ class Options:
     tolerance: float | None = None
     generator: torch.Generator | None = None
     backend: str | Backend = "auto"
+    on_divergence: str = "raise"
 
 
 class Plan(NamedTuple):
@@ -86,6 +87,7 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
     """
     interval = _interval(options.reorthonormalize)
     frame = _first_frame(problem, options)
+    state_transient = require_integer("state_transient", options.state_transient, at_least=0)
     checkpoint_interval = options.checkpoint_interval
     if checkpoint_interval is not None:
         checkpoint_interval = require_integer(
@@ -93,13 +95,13 @@ def make_plan(problem: DrivenMap, options: Options) -> Plan:
         )
     return Plan(
         frame=frame,
-        state_transient=require_integer("state_transient", options.state_transient, at_least=0),
-        counted_from=_counted_from(problem, options),
+        state_transient=state_transient,
+        counted_from=_counted_from(problem, options, state_transient),
         # An adaptive pace starts at one step and doubles as far as the limits allow.
         pace=Pace(interval or 1, interval is None, _limits(problem.state.dtype, options, interval)),
         state_gradient=_checked_state_gradient(options.state_gradient),
         checkpoint_interval=checkpoint_interval,
-        dt=_duration(options.dt),
+        dt=checked_duration(options.dt),
         tolerance=_checked_tolerance(options.tolerance, problem),
         backend=chosen_backend(options.backend, problem, frame.shape[-1]),
     )
@@ -127,12 +129,13 @@ def _limits(dtype: torch.dtype, options: Options, interval: int | None) -> Limit
             f"fixed interval of {interval}: leave one of them out"
         )
     epsilon = torch.finfo(dtype).eps
-    if not epsilon <= tolerance <= epsilon**0.5:
+    number = number_or_none(tolerance)
+    if number is None or not epsilon <= number <= epsilon**0.5:
         raise InvalidOptionError(
             f"rounding_tolerance must be from {epsilon:.1e} to {epsilon**0.5:.1e} in {dtype}, not "
             f"{tolerance!r}: at least one rounding error, and at most half of the digits"
         )
-    return Limits.of(dtype, tolerance)
+    return Limits.of(dtype, number)
 
 
 def _checked_state_gradient(state_gradient: StateGradient) -> StateGradient:
@@ -145,16 +148,23 @@ def _checked_state_gradient(state_gradient: StateGradient) -> StateGradient:
     return require_integer("state_gradient", state_gradient, at_least=1)
 
 
-def _duration(dt: float) -> float:
-    if not (math.isfinite(dt) and dt > 0):
+def checked_duration(dt: float) -> float:
+    """Return the duration of a step.
+
+    Raises:
+        InvalidOptionError: it is not a positive number.
+    """
+    number = number_or_none(dt)
+    if number is None or not 0 < number < math.inf:
         raise InvalidOptionError(f"dt must be a positive duration of one step, not {dt!r}")
-    return float(dt)
+    return number
 
 
 def _checked_tolerance(tolerance: float | None, problem: DrivenMap) -> float | None:
     if tolerance is None:
         return None
-    if not (math.isfinite(tolerance) and tolerance > 0):
+    number = number_or_none(tolerance)
+    if number is None or not 0 < number < math.inf:
         raise InvalidOptionError(
             "tolerance must be a positive standard error in nats per unit time, or None, not "
             f"{tolerance!r}"
@@ -164,26 +174,26 @@ def _checked_tolerance(tolerance: float | None, problem: DrivenMap) -> float | N
             f"tolerance={tolerance!r} cannot be combined with gradients, but these exponents would "
             "be differentiable: use torch.no_grad(), or fix the number of steps and leave it out"
         )
-    return float(tolerance)
+    return number
 
 
-def _counted_from(problem: DrivenMap, options: Options) -> int:
+def _counted_from(problem: DrivenMap, options: Options, state_transient: int) -> int:
     shortest = min(problem.lengths)
-    rest = shortest - options.state_transient
+    rest = shortest - state_transient
     frame_transient = options.frame_transient
     if frame_transient is None:
         # A frame that is passed in is that of an earlier run, and aligned already.
         frame_transient = 0 if options.frame is not None else max(0, rest) // _FRAME_TRANSIENT_SHARE
         if options.tolerance is not None:
             frame_transient = min(frame_transient, _LONGEST_TRANSIENT_WITH_TOLERANCE)
-    require_integer("frame_transient", frame_transient, at_least=0)
+    frame_transient = require_integer("frame_transient", frame_transient, at_least=0)
     if rest - frame_transient < 1:
         raise InvalidInputError(
             f"the shortest trajectory has {shortest} steps, which leaves none to count after "
-            f"state_transient={options.state_transient} and frame_transient={frame_transient}: "
+            f"state_transient={state_transient} and frame_transient={frame_transient}: "
             "pass a longer sequence or smaller transients"
         )
-    return options.state_transient + frame_transient
+    return state_transient + frame_transient
 
 
 def _first_frame(problem: DrivenMap, options: Options) -> Float[Tensor, "B n k"]:
@@ -194,6 +204,7 @@ def _first_frame(problem: DrivenMap, options: Options) -> Float[Tensor, "B n k"]
 
 
 def _checked_frame(frame: Tensor, problem: DrivenMap, k: int | None) -> Float[Tensor, "B n k"]:
+    require_tensor("the frame", frame, InvalidStateError)
     batch, size = len(problem.state), problem.tangent_size
     shape = tuple(frame.shape)
     if len(shape) != 3 or shape[:2] != (batch, size) or not 1 <= shape[2] <= size:

@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flossing.errors import InvalidInputError, NumericalWarning
-from flossing.measurement.statistics import standard_errors
+from flossing.measurement.statistics import fluctuation, standard_errors
 from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE
 from flossing.support.pytree import flatten, same_structure
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class LyapunovSpectrum:
     """Lyapunov exponents of B trajectories, their error bars, and the ends of the run.
+
+    Of a trajectory that diverged, with `on_divergence="nan"`, they are NaN.
 
     Exponents are in nats per unit time (per step, unless `dt` was given), sorted for each
     trajectory in descending order; `standard_error` and `local` follow the same order.
@@ -156,8 +158,17 @@ class LyapunovSpectrum:
         where the error is unknown: a single interval, or an exponent of −inf.
         """
         # Computed on first access: flossing, which measures at every step, never reads it.
-        growth = self.local.detach() * self.interval_steps.unsqueeze(-1)
-        return standard_errors(growth, self.interval_steps)
+        return standard_errors(*self._growth)
+
+    @property
+    def diverged(self) -> Bool[Tensor, "B"]:
+        """Whether each trajectory diverged, and has no counted steps and no exponents."""
+        return self.counted_steps == 0
+
+    @property
+    def _growth(self) -> tuple[Float[Tensor, "M B k"], Int[Tensor, "M B"]]:
+        """Growth over each interval, in the units of the exponents, and its steps."""
+        return self.local.detach() * self.interval_steps.unsqueeze(-1), self.interval_steps
 
     @property
     def counted_steps(self) -> Int[Tensor, "B"]:
@@ -171,15 +182,16 @@ class LyapunovSpectrum:
         j is the largest number of exponents whose sum is not negative (Kaplan & Yorke 1979). It
         is the state size if the sum of all n exponents is not negative, and NaN, with a
         `NumericalWarning`, if too few exponents were computed to tell. An exponent that is zero
-        within two standard errors, or within rounding, counts as zero: of a limit cycle or a
-        rotation, its sign would be an accident, and the dimension with it.
+        within two standard errors, within rounding, or within the range over which growth goes
+        up and down, counts as zero: of a limit cycle or a rotation, its sign would be an
+        accident, and the dimension with it.
         """
         exponents = self._exponents_or_zero
         whole, last_sum, next_exponent = self._kaplan_yorke_terms
         count, size = exponents.shape[-1], self.final_frame.shape[-2]
         beyond = float(size) if count == size else torch.nan
         dimension = torch.where(whole < count, whole + last_sum / next_exponent.abs(), beyond)
-        if bool(dimension.isnan().any()):
+        if count < size and bool((whole == count).any()):
             warnings.warn(
                 f"the first {count} of {size} exponents sum to more than zero, so they do not "
                 "determine the Kaplan–Yorke dimension: compute more exponents (larger k)",
@@ -193,36 +205,37 @@ class LyapunovSpectrum:
         r"""Standard error of the Kaplan–Yorke dimension of each trajectory (B,).
 
         By the delta method, from the autocorrelation of the growth that enters it, so that the
-        correlation of exponents counts. Zero where the dimension is a whole number because
-        exponents are zero or none is positive; NaN where the dimension is, and infinite where the
-        errors of exponents are unknown.
+        correlation of exponents counts, those that count as zero included. Zero where the
+        dimension is that of the state space or zero, or ends at −inf; NaN where the dimension is,
+        and infinite where the errors of exponents are unknown.
         """
         exponents = self._exponents_or_zero
         whole, last_sum, next_exponent = self._kaplan_yorke_terms
         count = exponents.shape[-1]
         # With D = j + S / |λ_{j+1}|, S = λ_1 + … + λ_j and λ_{j+1} < 0,
         #     dD = dS / |λ_{j+1}| + S dλ_{j+1} / λ_{j+1}²,
-        # a weighted sum of exponents, so the error is that of the same sum of their growth.
+        # a weighted sum of exponents, so the error is that of the same sum of their growth. An
+        # exponent that counts as zero is no better known than others: it has its weight in dS.
         place = torch.arange(count, device=exponents.device).expand_as(exponents)
         weights = torch.where(
             place < whole,
             next_exponent.abs().reciprocal(),
             torch.where(place == whole, last_sum / next_exponent.square(), 0.0),
         )
-        known = (whole < count) & next_exponent.isfinite() & (exponents != 0)
-        # What counts as zero is taken as exact; so are dimensions that end at −inf.
-        weights = torch.where(known | (place == whole), weights, 0.0).nan_to_num(posinf=0.0)
-        error = self._error_of_sum(weights)
+        # A dimension that fills the space, or ends at −inf, changes with none of them.
+        error = self._error_of_sum(
+            torch.where((whole < count) & next_exponent.isfinite(), weights, 0.0)
+        )
         too_few = (whole == count) & (count < self.final_frame.shape[-2])
-        return torch.where(too_few.squeeze(-1), torch.nan, error)
+        return torch.where(too_few.squeeze(-1) | self.diverged, torch.nan, error)
 
     @property
     def entropy_rate(self) -> Float[Tensor, "B"]:
         """Sum of the positive exponents of each trajectory (B,), in nats per unit time.
 
         By Pesin's formula the Kolmogorov–Sinai entropy rate of a system with a smooth invariant
-        measure, and an upper bound otherwise (Ruelle's inequality). An exponent that is zero within
-        two standard errors, or within rounding, is not positive. A `NumericalWarning` is issued if
+        measure, and an upper bound otherwise (Ruelle's inequality). An exponent that counts as
+        zero, see `kaplan_yorke_dimension`, is not positive. A `NumericalWarning` is issued if
         the last exponent computed is still positive, so that the sum is incomplete.
         """
         exponents = self._exponents_or_zero
@@ -238,15 +251,22 @@ class LyapunovSpectrum:
 
     @property
     def entropy_rate_error(self) -> Float[Tensor, "B"]:
-        """Standard error of the entropy rate of each trajectory (B,), in nats per unit time."""
-        return self._error_of_sum((self._exponents_or_zero > 0).to(self.exponents.dtype))
+        """Standard error of the entropy rate of each trajectory (B,), in nats per unit time.
+
+        An exponent that counts as zero contributes its error: it may be positive.
+        """
+        error = self._error_of_sum((self._exponents_or_zero >= 0).to(self.exponents.dtype))
+        return error.masked_fill(self.diverged, torch.nan)
 
     @property
     def _exponents_or_zero(self) -> Float[Tensor, "B k"]:
-        exponents, error = self.exponents.detach(), self.standard_error
+        exponents = self.exponents.detach()
         # Per step a factorisation keeps the default tolerance at least, whatever the interval.
         rounding = DEFAULT_ROUNDING_TOLERANCE[exponents.dtype] / self.dt
-        uncertainty = rounding + torch.where(error.isfinite(), 2 * error, 0.0)
+        # Standard errors are those of random fluctuations. Along a limit cycle growth goes up and
+        # down without a trend, and leaves up to its whole range at the end of a run.
+        error = torch.maximum(2 * self.standard_error, fluctuation(*self._growth))
+        uncertainty = rounding + torch.where(error.isfinite(), error, 0.0)
         return torch.where(exponents.abs() <= uncertainty, 0.0, exponents)
 
     @property
@@ -265,12 +285,12 @@ class LyapunovSpectrum:
 
     def _error_of_sum(self, weights: Float[Tensor, "B k"]) -> Float[Tensor, "B"]:
         """Return the standard error of Σ weights · exponents, of correlated exponents."""
-        growth = self.local.detach() * self.interval_steps.unsqueeze(-1)
+        growth, steps = self._growth
         # A weight of zero leaves out growth of −inf as well.
         summed = torch.where(weights == 0, 0.0, weights * growth).sum(dim=-1, keepdim=True)
-        error = standard_errors(summed, self.interval_steps).squeeze(-1)
+        error = standard_errors(summed, steps).squeeze(-1)
         # A single interval tells nothing, not even that an exponent is zero.
-        unknown = (self.interval_steps > 0).sum(dim=0) < 2
+        unknown = (steps > 0).sum(dim=0) < 2
         return torch.where((weights == 0).all(dim=-1) & ~unknown, 0.0, error).masked_fill(
             unknown, torch.inf
         )

@@ -1,26 +1,36 @@
 """A run along a trajectory, segment by segment: states, tangent maps, growth of the frame."""
 
-from typing import NamedTuple, cast
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing.errors import NonFiniteError
 from flossing.measurement.compiled_growth import compiled_growth
 from flossing.measurement.growth import Growth, reference_growth
 from flossing.measurement.plan import Plan
 from flossing.measurement.stopping import StoppingRule
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians, identity_after
-from flossing.support.torch_typed import checkpoint
-from flossing.systems.custom import CallableRecurrence
+from flossing.support.autocast import backward_without_autocast
+from flossing.support.recomputation import recomputed
+from flossing.systems.divergence import diverging_frame
+from flossing.systems.gates import RELU
 from flossing.systems.jacobian_stack import JacobianStack
 from flossing.systems.recurrence import DrivenMap
+from flossing.systems.stock import StockRecurrence
 from flossing.systems.tangent import DenseTangent, TangentMap
-from flossing.systems.trajectory import check_finite, compiled_trajectory, trajectory
+from flossing.systems.trajectory import check_finite, check_step, compiled_trajectory, trajectory
 
 _SEGMENT_ELEMENTS = 1 << 22
 """Numbers that a segment without gradients may hold, roughly: 16 MiB in float32."""
+
+# The derivatives of a cell take two calls of its step for a whole segment, besides one a step. The
+# state and the frame at the start of each segment are kept, so shorter ones save little memory.
+_SHORTEST_CHECKPOINT = 4
 
 
 class Run(NamedTuple):
@@ -46,10 +56,10 @@ class Run(NamedTuple):
 
 
 class _Segment(NamedTuple):
-    """The state after a segment, with a graph; those at its stops, without; and its growth."""
+    """The state after a segment, with a graph; all of them, without; and its growth."""
 
     last_state: Float[Tensor, "B S"]
-    stop_states: list[Tensor]
+    states: Float[Tensor, "T_plus_1 B S"]
     growth: Growth | None
 
 
@@ -60,9 +70,26 @@ def run(problem: DrivenMap, plan: Plan) -> Run:
     with the number of steps beyond inputs and outputs. With gradients it is one segment, or, with
     a checkpoint interval, segments that are computed again in the backward pass.
     """
+    problem = _of_influence(problem)
     differentiable = problem.differentiable
     with torch.set_grad_enabled(differentiable):
-        return _run_segments(problem, plan, differentiable)
+        outcome = _run_segments(problem, plan, differentiable)
+    # The only part of it that has a graph.
+    backward_without_autocast(outcome.log_growth)
+    return outcome
+
+
+def _of_influence(problem: DrivenMap) -> DrivenMap:
+    """Return the same map without the graph of what growth cannot depend on."""
+    recurrence = problem.recurrence
+    if not isinstance(recurrence, StockRecurrence):
+        return problem
+    problem = replace(problem, recurrence=recurrence.of_influence())
+    if recurrence.kind is not RELU:
+        return problem
+    # The slopes are 0 and 1, whatever the trajectory.
+    inputs = None if problem.inputs is None else problem.inputs.detach()
+    return replace(problem, inputs=inputs, state=problem.state.detach())
 
 
 def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
@@ -77,6 +104,8 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
     first_state, first_frame = torch.empty_like(final_state), torch.empty_like(final_frame)
     log_growth: list[Tensor] = []
     ends: list[int] = []
+    checkpointed = differentiable and plan.checkpoint_interval is not None
+    first_steps: dict[int, Tensor] = {}
     start = 0
     length = _segment_length(problem, plan, differentiable)
     rule = None if plan.tolerance is None else _stopping_rule(problem, plan, plan.tolerance)
@@ -88,31 +117,29 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
         limit = rule.longest_segment(start) if rule else length
         stop = _segment_end(start, min(length, limit), problem, plan)
         arguments = (problem, plan, state, frame, start, stop, pace)
-        if differentiable and plan.checkpoint_interval is not None:
-            # A step is deterministic, so no random state needs to be kept for its repetition.
-            segment = cast(
-                _Segment,
-                checkpoint(_run_segment, *arguments, use_reentrant=False, preserve_rng_state=False),
-            )
-        else:
-            segment = _run_segment(*arguments)
+        segment: _Segment = (
+            recomputed(partial(_run_segment, *arguments), problem.state.device)
+            if checkpointed
+            else _run_segment(*arguments)
+        )
         state = segment.last_state
         if segment.growth is not None:
             growth = segment.growth
             frame, pace = growth.last_frame, growth.pace
             log_growth.append(growth.log_growth)
             ends.extend(start + end for end in growth.ends)
-            for at, states, frames in zip(
-                _stops(problem, plan, start, stop),
-                segment.stop_states,
-                growth.stop_frames,
-                strict=True,
-            ):
+            stops = _stops(problem, plan, start, stop)
+            for at, frames in zip(stops, growth.stop_frames, strict=True):
                 # Trajectories that go on from here are overwritten at a later stop, unless the
                 # stopping rule ends the run at this one.
                 there = [row for row, steps in enumerate(problem.lengths) if steps >= start + at]
-                final_state[there], final_frame[there] = states[there], frames[there]
+                final_state[there], final_frame[there] = segment.states[at][there], frames[there]
+            if checkpointed:
+                first_steps[start] = segment.states[:2].clone()
         start = stop
+    if checkpointed:
+        before, after = torch.stack(list(first_steps.values()), dim=1)
+        check_step(problem, list(first_steps), before, after, None)
     return Run(
         log_growth=torch.cat(log_growth),
         ends=ends,
@@ -144,13 +171,18 @@ def _run_segment(
     states, tangent = compiled or (trajectory(*span), None)
     check_finite(states, start)
     if stop <= plan.state_transient:
-        return _Segment(states[-1], [], None)
-    stops = _stops(problem, plan, start, stop)
+        return _Segment(states[-1], states.detach(), None)
     if tangent is None:
         # states[t] is the state before step t, at which J_t is taken; the last one has no step.
         tangent = _tangent(problem, plan, states[:-1], start, stop)
-    growth = plan.backend(tangent, frame, stops, pace)
-    return _Segment(states[-1], [states[at].detach() for at in stops], growth)
+        # Of checkpointed segments, which are many and are repeated, it is checked after the run.
+        if plan.checkpoint_interval is None or not torch.is_grad_enabled():
+            check_step(problem, slice(start, stop), states[:-1], states[1:], tangent)
+    try:
+        growth = plan.backend(tangent, frame, _stops(problem, plan, start, stop), pace)
+    except NonFiniteError as error:
+        raise diverging_frame(error, tangent, frame, start, stop) from None
+    return _Segment(states[-1], states.detach(), growth)
 
 
 def _tangent(
@@ -158,8 +190,6 @@ def _tangent(
 ) -> TangentMap:
     inputs, recurrence = problem.inputs_from(start, stop), problem.recurrence
     if plan.backend is reference_growth and not isinstance(recurrence, JacobianStack):
-        if isinstance(recurrence, CallableRecurrence):
-            recurrence.require_valid_step(inputs, states, twice=torch.is_grad_enabled())
         part = recurrence.tangent_slice
         jacobians = explicit_jacobians(recurrence.step, inputs, states, part)
         return DenseTangent(identity_after(jacobians, problem.lengths, start))
@@ -168,7 +198,7 @@ def _tangent(
 
 def _segment_length(problem: DrivenMap, plan: Plan, differentiable: bool) -> int:
     if differentiable:
-        return plan.checkpoint_interval or problem.steps
+        return max(plan.checkpoint_interval or problem.steps, _SHORTEST_CHECKPOINT)
     elements = len(problem.state) * problem.recurrence.elements_per_step(plan.exponents)
     length = max(1, _SEGMENT_ELEMENTS // elements)
     # Whole intervals, so that the end of a segment, which is a boundary, is one anyway.

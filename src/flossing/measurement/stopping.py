@@ -88,8 +88,8 @@ class StoppingRule:
 
 
 def largest_error(errors: Float[Tensor, "B k"], exponents: Float[Tensor, "B k"]) -> float:
-    """Return the largest standard error of the exponents that are not −∞."""
-    return float(errors.masked_fill(torch.isneginf(exponents), 0.0).max())
+    """Return the largest standard error of the exponents that are not −∞ or NaN."""
+    return float(errors.masked_fill(~(exponents > -torch.inf), 0.0).max())
 
 
 def _enough_intervals(steps: Int[Tensor, "M B"]) -> bool:

@@ -45,6 +45,8 @@ def summarise(outcome: Run, problem: DrivenMap, plan: Plan) -> LyapunovSpectrum:
         # Past the end of a trajectory growth is zero, whatever its padding does.
         kept = torch.where(there & ~lost_rank, growth, 0.0)
         total = kept.sum(dim=0).masked_fill(lost_rank, -torch.inf)
+        # A trajectory without any steps is one that diverged.
+        total = total.masked_fill(~there.any(dim=0), torch.nan)
     # Intervals that a trajectory does not have become NaN below; the 1 only avoids 0/0.
     rates = growth / (dt * steps.clamp(min=1).unsqueeze(-1))
     return LyapunovSpectrum.of_columns(
@@ -91,7 +93,7 @@ def warn_of_tolerance(result: LyapunovSpectrum, problem: DrivenMap, plan: Plan) 
     largest = largest_error(result.standard_error, result.exponents)
     if largest <= plan.tolerance:
         return
-    counted = int(result.counted_steps.min())
+    counted = int(result.counted_steps[~result.diverged].min())
     if math.isinf(largest):
         needed = "more than one interval, since a single one has no standard error"
     else:
@@ -111,7 +113,7 @@ def warn_of_explosion(result: LyapunovSpectrum, problem: DrivenMap, plan: Plan) 
     through_states = plan.state_gradient == "full" and problem.recurrence.state_size > 0
     if not (through_states and result.exponents.requires_grad):
         return
-    largest = float(result.exponents.detach().amax()) * result.dt
+    largest = float(result.exponents.detach()[~result.diverged].amax()) * result.dt
     growth = largest * problem.steps
     # Backpropagation through T steps multiplies rounding errors by e^(λ_1 T): beyond 1/eps none of
     # the digits is left.

@@ -67,3 +67,12 @@ def add_note(axes: "Axes", text: str) -> None:
         fontsize="small",
         gid=_NOTE,
     )
+
+
+def time_label(quantity: str, dt: float) -> str:
+    """Return the label of an axis of times, which count steps unless a step has a duration.
+
+    >>> time_label("lag", 1.0), time_label("lag", 0.1)
+    ('lag (steps)', 'lag (units of time)')
+    """
+    return f"{quantity} ({'steps' if dt == 1.0 else 'units of time'})"

@@ -66,7 +66,7 @@ def plot_weight_spectrum(context: DynamicalContext, ax: "Axes | None" = None) ->
         )
     _circle(axes, 1.0, GREY, "--", "unit circle")
     largest = float(context.spectrum.exponents[:, 0].mean())
-    growth = math.exp(largest)
+    growth = math.exp(largest * context.spectrum.dt)
     _circle(axes, growth, VERMILLION, "-", f"exp(λ₁) = {growth:.3g}")
     # With adjustable="box" the layout would have no room for labels and legend.
     axes.set_aspect("equal", adjustable="datalim")

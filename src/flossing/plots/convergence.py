@@ -35,7 +35,7 @@ _DIGITS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 def plot_convergence(
     result: Convergence, ax: "Axes | None" = None, *, trajectory: int = 0, exponents: int = 5
 ) -> "Axes":
-    """Plot running exponents with their confidence bands against the number of counted steps.
+    """Plot running exponents with their confidence bands against the counted steps, or their time.
 
     Points without an error bar and exponents of −∞ are not drawn.
 
@@ -63,7 +63,7 @@ def plot_convergence(
     require_integer("trajectory", trajectory, at_least=0, at_most=batch - 1)
     require_integer("exponents", exponents, at_least=1, at_most=len(_STYLES))
     axes = axes_or_new(ax)
-    steps = result.steps[:, trajectory].cpu().numpy()
+    steps = result.steps[:, trajectory].cpu().numpy() * result.dt
     known = result.standard_error[:, trajectory].isfinite()
     lower, middle, upper = (
         finite_or_nan(values[:, trajectory].where(known, torch.nan)).cpu().numpy()
@@ -80,7 +80,7 @@ def plot_convergence(
             steps, lower[:, index], upper[:, index], color=color, alpha=0.2, linewidth=0
         )
     axes.set_xscale("log")
-    axes.set_xlabel("counted steps")
+    axes.set_xlabel("counted steps" if result.dt == 1.0 else "counted time (units of time)")
     unit = "step" if result.dt == 1.0 else "unit of time"
     axes.set_ylabel(f"Lyapunov exponent (nats per {unit})")
     # Above the axes, since close exponents leave no room within.

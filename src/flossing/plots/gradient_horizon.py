@@ -18,6 +18,7 @@ from flossing.plots.axes import (
     add_note,
     axes_or_new,
     finite_or_nan,
+    time_label,
     with_defaults,
 )
 
@@ -33,11 +34,11 @@ def plot_gradient_horizon(
 ) -> "Axes":
     """Plot norms of long-term gradients, relative to lag 0, against the lag.
 
-    Curves are geometric means over trajectories. The band lies between the lower and the upper
-    quartile of the random directions. Dotted lines mark the threshold below which a gradient
-    counts as vanished and, if a curve exceeds it, its inverse. The slope of the thin grey line is
-    the largest Lyapunov exponent. Norms of zero cannot be drawn; a note gives the lag at which
-    they begin.
+    Curves are geometric means over trajectories, as far back as all of them reach. The band lies
+    between the lower and the upper quartile of the random directions. Dotted lines mark the
+    threshold below which a gradient counts as vanished and, if a curve exceeds it, its inverse.
+    The slope of the thin grey line is the largest Lyapunov exponent. Norms of zero cannot be
+    drawn; a note gives the lag at which they begin.
 
     Args:
         result: A result of `flossing.gradient_horizon`.
@@ -62,7 +63,7 @@ def plot_gradient_horizon(
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     prefix = f"{label}: " if label else ""
-    lags = result.lags.cpu().numpy()
+    lags = result.lags.cpu().numpy() * result.dt
     exponent = finite_or_nan(result.exponent.cpu()).mean().item()
     axes.plot(
         lags,
@@ -90,10 +91,10 @@ def plot_gradient_horizon(
         )
     _mark_thresholds(axes, result)
     _note_vanished(axes, result, prefix)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=result.dt == 1.0))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
-    axes.set_xlabel("lag (steps)")
+    axes.set_xlabel(time_label("lag", result.dt))
     axes.set_ylabel("relative norm of the gradient")
     return axes
 
@@ -122,4 +123,4 @@ def _note_vanished(axes: "Axes", result: GradientHorizon, prefix: str) -> None:
     vanished = [reach.log_norm.isneginf().any(dim=-1) for reach in _reaches(result)]
     lags = [int(result.lags[where][0]) for where in vanished if bool(where.any())]
     if lags:
-        add_note(axes, f"{prefix}zero from lag {min(lags)} on")
+        add_note(axes, f"{prefix}zero from lag {min(lags) * result.dt:g} on")

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from flossing.analysis.long_term_jacobian import LongTermJacobian
-from flossing.plots.axes import add_note, axes_or_new, finite_or_nan, with_defaults
+from flossing.plots.axes import add_note, axes_or_new, finite_or_nan, time_label, with_defaults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def plot_condition_number(
         'horizon s (steps)'
     """
     axes = axes_or_new(ax)
-    horizons = result.horizons.numpy()
+    horizons = result.horizons.numpy() * result.dt
     lower, median, upper = finite_or_nan(result.log10_condition_quartiles).numpy()
     (line,) = axes.plot(
         horizons, median, label=label, **with_defaults(style, marker="o", markersize=3)
@@ -75,7 +75,7 @@ def plot_condition_number(
     if singular:
         whose = f"{label}: " if label else ""
         add_note(axes, f"{whose}infinite at {singular} of {len(horizons)} horizons")
-    axes.set_xlabel("horizon s (steps)")
+    axes.set_xlabel(time_label("horizon s", result.dt))
     axes.set_ylabel(r"$\log_{10}$ of the condition number $\sigma_1/\sigma_k$")
     return axes
 
@@ -109,7 +109,7 @@ def plot_singular_values(
     axes = axes_or_new(ax)
     from matplotlib import colormaps
 
-    horizons = result.horizons.numpy()
+    horizons = result.horizons.numpy() * result.dt
     values = result.log_singular_values / math.log(10)
     medians = finite_or_nan(values.flatten(1, 2).median(dim=1).values)
     count = medians.shape[1]
@@ -123,6 +123,6 @@ def plot_singular_values(
     if lost:
         add_note(axes, f"{lost} of {count} singular values are zero at some origin")
     axes.legend(frameon=False, fontsize="small")
-    axes.set_xlabel("horizon s (steps)")
+    axes.set_xlabel(time_label("horizon s", result.dt))
     axes.set_ylabel(r"$\log_{10}$ of the singular values $\sigma_i$")
     return axes

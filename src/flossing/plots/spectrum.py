@@ -21,7 +21,8 @@ def plot_spectrum(
     """Plot exponents against their index, with error bars of one standard error.
 
     For several trajectories the mean is drawn with the error bars of the mean, and each trajectory
-    as a faint line. Exponents of −∞ cannot be drawn; a note counts them.
+    as a faint line. Those that diverged are left out; exponents of −∞ cannot be drawn. Notes count
+    them.
 
     Args:
         result: A result of `flossing.lyapunov_spectrum`.
@@ -45,8 +46,9 @@ def plot_spectrum(
     axes = axes_or_new(ax)
     from matplotlib.ticker import MaxNLocator
 
-    exponents = result.exponents.detach().double().cpu()
-    errors = result.standard_error.detach().double().cpu()
+    kept = ~result.diverged
+    exponents = result.exponents.detach()[kept].double().cpu()
+    errors = result.standard_error.detach()[kept].double().cpu()
     index = list(range(1, exponents.shape[1] + 1))
     drawn = finite_or_nan(exponents.mean(dim=0))
     error = finite_or_nan(errors.square().sum(dim=0).sqrt() / len(errors)).nan_to_num(0.0)
@@ -62,6 +64,8 @@ def plot_spectrum(
         for trajectory in finite_or_nan(exponents):
             axes.plot(index, trajectory.numpy(), color=color, alpha=0.25, linewidth=0.7, zorder=1)
     _note_lost_rank(axes, exponents, label)
+    if not bool(kept.all()):
+        add_note(axes, f"{int((~kept).sum())} of {len(kept)} trajectories diverged")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("index of the exponent")
     unit = "step" if result.dt == 1.0 else "unit of time"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flossing.support.environment import environment
-from flossing.support.formatting import format_number
+from flossing.support.formatting import format_number, printable
 from flossing.support.strict_json import json_text
 
 Value = str | int | float
@@ -144,4 +144,4 @@ def shown(value: Value) -> str:
         >>> shown("LSTM"), shown(3), shown(-0.25)
         ('LSTM', '3', '−0.25')
     """
-    return value if isinstance(value, str) else format_number(value)
+    return printable(value) if isinstance(value, str) else format_number(value)

@@ -7,6 +7,7 @@ from typing import Any
 
 from flossing.report.model import Figure, Report, Section, Table, shown
 from flossing.support.environment import environment
+from flossing.support.formatting import printable
 
 
 def render(report: Report) -> str:
@@ -35,6 +36,7 @@ def render(report: Report) -> str:
         loader=PackageLoader("flossing.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_text_escaped,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -62,7 +64,11 @@ def markdown(report: Report) -> str:
     """
     blocks = [f"# {_escaped(report.title)}", *map(_escaped, report.summary)]
     if report.facts:
-        blocks.append("\n".join(f"- {each.name}: {shown(each.value)}" for each in report.facts))
+        blocks.append(
+            "\n".join(
+                f"- {_escaped(each.name)}: {_escaped(shown(each.value))}" for each in report.facts
+            )
+        )
     for section in report.sections:
         content = list(_blocks(section))
         if content:
@@ -84,6 +90,10 @@ def markdown_table(table: Table) -> str:
     return "\n".join([_row(table.columns), ruler, *rows])
 
 
+def _text_escaped(value: object) -> object:
+    return printable(value) if isinstance(value, str) else value
+
+
 def _data_address(figure: Figure) -> str:
     encoded = base64.b64encode(figure.data).decode("ascii")
     return f"data:{figure.media_type};base64,{encoded}"
@@ -94,12 +104,12 @@ def _anchor(heading: str) -> str:
 
 
 def _blocks(section: Section) -> Iterator[str]:
-    yield from section.meaning
+    yield from map(_escaped, section.meaning)
     yield from (f"**Note:** {_escaped(note)}" for note in section.notes)
     for table in section.tables:
         yield _escaped(table.caption)
         yield markdown_table(table)
-    yield from section.text
+    yield from map(_escaped, section.text)
 
 
 def _row(values: Sequence[str]) -> str:
@@ -107,4 +117,4 @@ def _row(values: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return printable(" ".join(text.split())).replace("|", "\\|")

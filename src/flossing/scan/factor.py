@@ -6,24 +6,18 @@ docs/mathematics.md, QR and its gauge. Signs are settled only where a frame is h
 """
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from flossing.errors import LostRankWarning
 from flossing.scan.boundaries import Limits
 from flossing.support.torch_typed import numbers, qr, vector_norm
 
 # Householder QR commits an error of a few eps times the square root of the number of rows it sums
 # over, relative to the largest entry of R. A diagonal entry below that is rounding, not growth.
 _RANK_TOLERANCE = 4.0
-
-# The adjoint is divided by R_ii. From this multiple of the smallest normal number on, the inverse
-# of R_ii is a thousandth of the largest number or less, which leaves room for a gradient.
-_GRADIENT_ROOM = 2.0**10
 
 
 class Factored(NamedTuple):
@@ -60,8 +54,13 @@ def factor(vectors: Float[Tensor, "B n k"], limits: Limits) -> Factored:
     # max |R_ij| and min |R_ii|. As max |R_ij| ≤ ‖R‖ and 1 / min |R_ii| ≤ ‖R⁻¹‖, their ratio is a
     # lower bound of the condition number of V, and for most frames close to it.
     longest = vector_norm(triangular, torch.inf, dim=(-2, -1))
-    rounding = _RANK_TOLERANCE * math.sqrt(vectors.shape[-2]) * torch.finfo(vectors.dtype).eps
-    extremes = zip(numbers(longest), numbers(diagonal.abs().amin(dim=-1)), strict=True)
+    lengths = numbers(longest)
+    precision = torch.finfo(vectors.dtype)
+    rounding = _RANK_TOLERANCE * math.sqrt(vectors.shape[-2]) * precision.eps
+    # Subnormal numbers have few digits, and a rounding of them may be none at all.
+    if any(0 < length * rounding < precision.tiny for length in lengths):
+        return _factor_scaled(vectors, longest, limits)
+    extremes = zip(lengths, numbers(diagonal.abs().amin(dim=-1)), strict=True)
     shares = [_used(*each, rounding, limits) for each in extremes]
     # All trajectories share their boundaries, so the worst decides; max() would lose a NaN.
     used = math.nan if any(map(math.isnan, shares)) else max(shares)
@@ -77,30 +76,26 @@ def factor(vectors: Float[Tensor, "B n k"], limits: Limits) -> Factored:
     )
 
 
-def columns_without_gradient(log_growth: Float[Tensor, "M B k"]) -> Bool[Tensor, "M B k"]:
-    """Return where ∂ log R_ii cannot be formed: rank was lost, or R_ii is too close to zero.
-
-    Warns:
-        LostRankWarning: some R_ii is not zero, but its inverse times a gradient would overflow.
-    """
-    dtype = log_growth.dtype
-    least = math.log(torch.finfo(dtype).tiny * _GRADIENT_ROOM)
-    missing = log_growth < least
-    unresolved = missing & log_growth.isfinite()
-    if bool(unresolved.any()):
-        concerned = unresolved.flatten(0, -2).any(dim=0)
-        named = ", ".join(str(index + 1) for index, each in enumerate(concerned) if each)
-        least_growth = float(log_growth[unresolved].amin())
-        warnings.warn(
-            f"the gradient of exponent {named} of {log_growth.shape[-1]} is left out, as if rank "
-            f"were lost: its vector shrinks by a factor of e^{least_growth:.0f} between two "
-            f"boundaries, whose inverse {dtype} cannot hold. Units are far in saturation: use "
-            "smaller inputs or weights, a smaller k"
-            + ("" if dtype == torch.float64 else ", or dtype=torch.float64"),
-            LostRankWarning,
-            stacklevel=2,
-        )
-    return missing
+def _factor_scaled(
+    vectors: Float[Tensor, "B n k"], longest: Float[Tensor, "B"], limits: Limits
+) -> Factored:
+    """Factor frames of which some are tiny, these multiplied by a number on the way."""
+    # Any subnormal number becomes a normal one, as do roundings of it, and none overflows.
+    tiny = torch.finfo(vectors.dtype).tiny
+    boost = 2.0 ** round(-0.8 * math.log2(tiny))
+    factors = torch.ones_like(longest).masked_fill(longest * tiny**0.2 < tiny, boost)
+    scaled = factor(vectors * factors[:, None, None], limits)
+    diagonal = scaled.diagonal / factors.unsqueeze(-1)
+    # What vanishes only now is lost, too.
+    lost = (diagonal == 0).unsqueeze(-2)
+    identity = torch.eye(diagonal.shape[-1], dtype=vectors.dtype, device=vectors.device)
+    triangular = torch.where(lost, identity, scaled.triangular / factors[:, None, None])
+    if math.isnan(scaled.used):
+        return scaled
+    if bool(lost.any()):
+        return Factored(scaled.frame, triangular, diagonal, math.inf)
+    magnitude = float(diagonal.abs().log().abs().amax()) / limits.magnitude
+    return Factored(scaled.frame, triangular, diagonal, max(scaled.used, magnitude))
 
 
 def with_positive_diagonals(

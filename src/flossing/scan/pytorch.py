@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flossing.errors import NonFiniteError
 from flossing.scan.boundaries import Limits, Pace
-from flossing.scan.factor import Factored, columns_without_gradient, factor, with_positive_diagonals
+from flossing.scan.factor import Factored, factor, with_positive_diagonals
 from flossing.support.torch_typed import solve_triangular
 
 NOT_FINITE = (
@@ -45,6 +45,19 @@ class ForwardScan(NamedTuple):
     pace: Pace
     frames: Float[Tensor, "T_plus_1 B n k"] | None
     triangular: Float[Tensor, "M B k k"] | None
+
+    def without(self, excluded: Bool[Tensor, "B k"]) -> "ForwardScan":
+        """Return the scan with some exponents as constants, as where rank was lost.
+
+        Args:
+            excluded: the exponents.
+        """
+        triangular = self.triangular
+        if triangular is not None:
+            identity = torch.eye(triangular.shape[-1]).to(triangular)
+            triangular = torch.where(excluded.unsqueeze(-2), identity, triangular)
+        log_growth = self.log_growth.masked_fill(excluded, -torch.inf)
+        return self._replace(log_growth=log_growth, triangular=triangular)
 
 
 def scan_forward(
@@ -163,11 +176,8 @@ def scan_backward(
     if frames is None or triangular is None:
         raise ValueError("the backward scan needs a forward scan with keep_frames=True")
     adjoint = torch.empty_like(frames[:-1])
-    dependent = columns_without_gradient(forward.log_growth)
+    dependent = torch.isneginf(forward.log_growth)
     lost_rank = bool(dependent.any())
-    if lost_rank:
-        identity = torch.eye(triangular.shape[-1], dtype=frames.dtype, device=frames.device)
-        triangular = torch.where(dependent.unsqueeze(-2), identity, triangular)
     upper = torch.ones_like(triangular[0, 0]).triu()
     # An exponent of −inf is a constant: whatever weight the loss gives it, be it infinite or NaN,
     # must not enter a sum.

@@ -1,17 +1,20 @@
 """The slow, obvious reference: explicit Jacobians, and autograd through `torch.linalg.qr`.
 
-The fast scans are compared with it, in tests and benchmarks. It has no safeguards: frames that lose
-rank give gradients that are not finite, and the interval is not adapted to the precision. See
-docs/mathematics.md, QR and its gauge.
+The fast scans are compared with it, in tests and benchmarks. Frames that lose rank give gradients
+that are not finite. See docs/mathematics.md, QR and its gauge.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing.scan.boundaries import plan
+from flossing.errors import NonFiniteError
+from flossing.scan.boundaries import Pace
+from flossing.scan.factor import factor
+from flossing.scan.pytorch import NOT_FINITE
 from flossing.support.torch_typed import qr
 
 
@@ -85,32 +88,47 @@ def scan_reference(
     jacobians: Float[Tensor, "T B n n"],
     frame: Float[Tensor, "B n k"],
     stops: tuple[int, ...],
-    interval: int,
-) -> tuple[Float[Tensor, "M B k"], list[int], list[Tensor]]:
-    """Return log R_ii at every boundary, the boundaries, and the frames at the stops.
+    pace: Pace,
+) -> tuple[Float[Tensor, "M B k"], list[int], list[Tensor], Pace]:
+    """Return log R_ii at every boundary, the boundaries, the frames at the stops, and the pace.
 
     Args:
         jacobians: J_t of every step; gradients flow to them.
         frame: orthonormal frame to start from.
         stops: increasing steps that must be boundaries; the last one is the number of steps.
-        interval: steps between boundaries.
+        pace: the interval between boundaries; an adaptive one is a boundary at every step.
+
+    Raises:
+        NonFiniteError: a tangent vector is infinite or NaN.
     """
-    ends = plan(stops, interval)
     log_growth: list[Tensor] = []
+    ends: list[int] = []
     stop_frames: list[Tensor] = []
     start = 0
-    steps = jacobians.unbind()
     # V_t = J_t V_{t-1}; at a boundary V_t = Q R, and Q goes on. All of it in the graph.
-    for end in ends:
-        for jacobian in steps[start:end]:
-            frame = jacobian @ frame
-        frame, triangular = qr(frame)
-        diagonal = triangular.diagonal(dim1=-2, dim2=-1)
-        # QR = (QD)(DR) with D = diag(sign R_ii): LAPACK leaves signs open, the frames handed out
-        # are those of a positive diagonal.
-        frame = frame * torch.where(diagonal < 0, -1.0, 1.0).to(frame).unsqueeze(-2)
-        log_growth.append(diagonal.abs().log())
-        if end in stops:
-            stop_frames.append(frame)
-        start = end
-    return torch.stack(log_growth), ends, stop_frames
+    for stop in stops:
+        while start < stop:
+            planned = 1 if pace.adaptive else min(pace.interval, stop - start)
+            trail = [frame]
+            for jacobian in jacobians[start : start + planned]:
+                trail.append(jacobian @ trail[-1])
+            taken = planned
+            used = factor(trail[taken].detach(), pace.limits).used
+            # Here too an interval is halved where it would lose more than half of the digits.
+            while taken > 1 and not used <= 1.0:
+                taken //= 2
+                used = factor(trail[taken].detach(), pace.limits).used
+            if math.isnan(used):
+                raise NonFiniteError(NOT_FINITE)
+            if not pace.adaptive:
+                pace = pace.after(planned, taken, used)
+            frame, triangular = qr(trail[taken])
+            diagonal = triangular.diagonal(dim1=-2, dim2=-1)
+            # QR = (QD)(DR) with D = diag(sign R_ii): LAPACK leaves signs open, the frames handed
+            # out are those of a positive diagonal.
+            frame = frame * torch.where(diagonal < 0, -1.0, 1.0).to(frame).unsqueeze(-2)
+            log_growth.append(diagonal.abs().log())
+            start += taken
+            ends.append(start)
+        stop_frames.append(frame)
+    return torch.stack(log_growth), ends, stop_frames, pace

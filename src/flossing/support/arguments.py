@@ -91,8 +91,20 @@ def writable_path(*suffixes: str) -> Callable[[str], Path]:
     return read
 
 
-def make_folders(*paths: Path | None) -> None:
-    """Make the folders of the given files; `None` stands for an output that was not asked for."""
+def try_outputs(*paths: Path | None) -> None:
+    """Make the folders of files and try to write there, so that no work is done in vain.
+
+    Args:
+        *paths: What will be written; `None` for an output that was not asked for. What exists is
+            left as it is.
+
+    Raises:
+        OSError: one cannot be written.
+    """
     for path in paths:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            new = not path.exists()
+            path.open("ab").close()
+            if new:
+                path.unlink()

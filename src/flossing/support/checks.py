@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 from operator import index
-from typing import SupportsIndex, cast
+from typing import SupportsFloat, SupportsIndex, cast
 
-from flossing.errors import InvalidOptionError
+from torch import Tensor
+
+from flossing.errors import FlossingError, InvalidOptionError
 
 
 def require_integer(name: str, value: object, *, at_least: int, at_most: int | None = None) -> int:
@@ -43,8 +44,7 @@ pass, for example, delay=1
 
 
 def _integer(value: object) -> int | None:
-    # Tensors and arrays of booleans have an index, too.
-    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+    if _is_boolean(value):
         return None
     try:
         return index(cast(SupportsIndex, value))
@@ -52,8 +52,38 @@ def _integer(value: object) -> int | None:
         return None
 
 
-def require_positive(name: str, value: object, *, at_most: float = math.inf) -> None:
-    """Require a positive, finite number.
+def _is_boolean(value: object) -> bool:
+    # Tensors and arrays of booleans have an index and a value, too.
+    return isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+
+
+def number_or_none(value: object) -> float | None:
+    """Return `value` as a `float` if it is a number, also one of NumPy or a tensor of no dimension.
+
+    A tensor that requires a gradient would lose it and is not accepted; neither is a `bool`.
+
+    Example:
+        >>> import torch
+        >>> number_or_none(torch.tensor(0.5)), number_or_none("0.5"), number_or_none(True)
+        (0.5, None, None)
+    """
+    differentiable = isinstance(value, Tensor) and value.requires_grad
+    if (
+        isinstance(value, str | bytes)
+        or differentiable
+        or _is_boolean(value)
+        or getattr(value, "ndim", 0) != 0
+    ):
+        return None
+    try:
+        return float(cast(SupportsFloat, value))
+    # Of complex numbers, of integers beyond the range, and of tensors without a value.
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+
+
+def require_positive(name: str, value: object, *, at_most: float = math.inf) -> float:
+    """Return `value` as a `float` if it is a positive, finite number; see `number_or_none`.
 
     Args:
         name: The option's name, for the message.
@@ -70,17 +100,41 @@ def require_positive(name: str, value: object, *, at_most: float = math.inf) -> 
         flossing.errors.InvalidOptionError: leak is 1.5 (float); expected a positive number of at \
 most 1
     """
-    if (
-        not isinstance(value, bool)
-        and isinstance(value, Real)
-        and math.isfinite(value)
-        and 0 < float(value) <= at_most
-    ):
-        return
+    number = number_or_none(value)
+    if number is not None and 0 < number <= at_most and math.isfinite(number):
+        return number
     limit = "" if at_most == math.inf else f" of at most {at_most:g}"
     raise InvalidOptionError(
         f"{name} is {value!r} ({type(value).__name__}); expected a positive number{limit}"
     )
+
+
+def require_tensor(name: str, value: object, error: type[FlossingError]) -> None:
+    """Require a tensor; arrays of NumPy are told how to become one.
+
+    They are not converted silently: their default precision, float64, is rarely the system's.
+
+    Args:
+        name: The argument's name, for the message.
+        value: The value given.
+        error: Class of the exception.
+
+    Raises:
+        FlossingError: `value` is no tensor.
+
+    Example:
+        >>> from flossing.errors import InvalidInputError
+        >>> require_tensor("jacobians", [[1.0]], InvalidInputError)
+        Traceback (most recent call last):
+        ...
+        flossing.errors.InvalidInputError: jacobians must be a tensor, not a list: convert arrays \
+with torch.from_numpy(...), lists with torch.tensor(...)
+    """
+    if not isinstance(value, Tensor):
+        raise error(
+            f"{name} must be a tensor, not a {type(value).__name__}: convert arrays with "
+            "torch.from_numpy(...), lists with torch.tensor(...)"
+        )
 
 
 def require_choice(name: str, value: object, choices: Sequence[object]) -> None:

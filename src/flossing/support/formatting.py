@@ -55,6 +55,26 @@ def format_share(share: float) -> str:
     return f"{percentage:.0f} %" if percentage >= 1 else f"{format_number(percentage, 2)} %"
 
 
+def printable(text: str) -> str:
+    r"""Return text with the characters that a terminal obeys, or that are none, shown escaped.
+
+    Names in files may hold them: sequences that move the cursor or hide text, marks that change
+    the direction of writing, halves of surrogate pairs. Line breaks and tabs stay.
+
+    Example:
+        >>> printable("weight\x1b[2J λ")
+        'weight\\x1b[2J λ'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each
+        if each.isprintable() or each in "\n\t"
+        else each.encode("unicode_escape").decode("ascii")
+        for each in text
+    )
+
+
 def plural(count: int, noun: str) -> str:
     """Return a number and its noun, in the plural unless the number is 1.
 

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor
 
 qr = cast(Callable[[Tensor], tuple[Tensor, Tensor]], torch.linalg.qr)  # pyright: ignore[reportUnknownMemberType]
@@ -19,7 +18,6 @@ rfft = cast(Callable[..., Tensor], torch.fft.rfft)  # pyright: ignore[reportUnkn
 irfft = cast(Callable[..., Tensor], torch.fft.irfft)  # pyright: ignore[reportUnknownMemberType]
 from_numpy = cast(Callable[[Any], Tensor], torch.from_numpy)  # pyright: ignore[reportUnknownMemberType]
 fork_rng = cast(Callable[..., AbstractContextManager[None]], torch.random.fork_rng)  # pyright: ignore[reportUnknownMemberType]
-checkpoint = cast(Callable[..., Any], torch.utils.checkpoint.checkpoint)  # pyright: ignore[reportUnknownMemberType]
 
 
 def unflatten(tensor: Tensor, dimension: int, sizes: Sequence[int]) -> Tensor:

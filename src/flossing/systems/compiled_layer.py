@@ -90,8 +90,7 @@ class _Layer(torch.autograd.Function):
         ctx.save_for_backward(*given, *outputs)
         ctx.kind, ctx.start, ctx.window = kind, start, window
         if kind is RELU:
-            # Slopes of 0 and 1, constants. Parameters that enter nothing else have no gradient, and
-            # not one of zero, with which an optimizer would apply its weight decay to them.
+            # Slopes of 0 and 1, constants: no backward pass for them.
             ctx.mark_non_differentiable(outputs.coefficients)
         return outputs[:3]
 

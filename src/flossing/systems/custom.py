@@ -119,22 +119,29 @@ class CallableRecurrence:
         self, inputs: Tensor | None, states: Float[Tensor, "T B n"], exponents: int
     ) -> TangentMap:
         """Return the tangent map along the inputs of every step and the states before it."""
-        tangent = CellTangent.of(self.step, inputs, states, exponents)
-        # Without gradients, and with explicit Jacobians, first derivatives of the step suffice.
-        twice = torch.is_grad_enabled() or tangent.jacobians is None
-        self.require_valid_step(inputs, states, twice=twice)
-        return tangent
+        return CellTangent.of(self.step, inputs, states, exponents)
 
     def require_valid_step(
-        self, inputs: Tensor | None, states: Float[Tensor, "T B n"], *, twice: bool
+        self,
+        inputs: Float[Tensor, "T B *features"] | None,
+        states: Float[Tensor, "T B n"],
+        images: Float[Tensor, "T B n"],
+        *,
+        twice: bool,
     ) -> None:
-        """Check the step along a trajectory; with `twice` for second derivatives, too.
+        """Check the step at some places of a trajectory; with `twice` for second derivatives, too.
+
+        Args:
+            inputs: the inputs of each step.
+            states: the states before each.
+            images: the states after each.
+            twice: whether the second derivative is needed.
 
         Raises:
             UnsupportedSystemError: its rows depend on one another, or it has no second derivative.
         """
         with _unseen_by_checkpoints():
-            require_independent_rows(self.step, inputs, states)
+            require_independent_rows(self.step, inputs, states, images)
             if twice:
                 require_second_derivatives(self.step, inputs, states)
             warn_of_other_derivatives(self.step, inputs, states, self.system)
@@ -232,9 +239,10 @@ def callable_recurrence(
 
 
 def _unseen_by_checkpoints() -> AbstractContextManager[None]:
-    # Hooks that do nothing take the place of those of a checkpointed segment, which would count
-    # what is saved here and miss it where a check is not repeated. Without such, none: torch.func
-    # does not work inside of hooks, and steps may use it. There is no public way to ask.
+    # Hooks that do nothing take the place of those of a caller who checkpoints the measurement:
+    # they would count what is saved here and miss it where a check is not repeated. Without such,
+    # none: torch.func does not work inside of hooks, and steps may use it. There is no public way
+    # to ask.
     if cast(Any, torch)._C._autograd._top_saved_tensors_default_hooks(True) is None:
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged)

@@ -9,7 +9,7 @@ a prime on a state means the next step, and products of vectors are elementwise.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,11 @@ class LayerWeights(NamedTuple):
     def present(self) -> list[Tensor]:
         """Return the weights that exist, in the order in which PyTorch's kernels take them."""
         return [weight for weight in self if weight is not None]
+
+    def detached(self) -> "LayerWeights":
+        """Return the weights without their graph."""
+        detached = [None if weight is None else weight.detach() for weight in self]
+        return LayerWeights(*cast(list[Any], detached))
 
     def currents(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return a = W_ih x + b_ih and q = W_hh h + b_hh, the two parts of the pre-activations."""

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.errors import InvalidInputError
+from flossing.support.checks import require_tensor
 from flossing.systems.recurrence import DrivenMap
 from flossing.systems.tangent import DenseTangent
 from flossing.systems.wrapped import require_no_transform
@@ -68,6 +69,7 @@ def jacobian_map(jacobians: Float[Tensor, "T *B n n"]) -> DrivenMap:
     Raises:
         InvalidInputError: the stack is empty, not square, not floating point or not finite.
     """
+    require_tensor("jacobians", jacobians, InvalidInputError)
     require_no_transform()
     shape = tuple(jacobians.shape)
     if jacobians.dim() not in (3, 4) or shape[-1] != shape[-2] or 0 in shape:

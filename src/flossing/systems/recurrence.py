@@ -5,7 +5,7 @@ The only place where a system, its inputs and its initial state are checked; eve
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -19,6 +19,7 @@ from flossing.errors import (
     InvalidStateError,
     UnsupportedSystemError,
 )
+from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.support.pytree import flatten
 from flossing.systems.custom import callable_recurrence
@@ -128,7 +129,20 @@ class DrivenMap:
         """Return the inputs of a range of steps."""
         return None if self.inputs is None else self.inputs[start:stop]
 
+    def of_rows(self, rows: list[int]) -> "DrivenMap":
+        """Return the map of some of the trajectories."""
+        lengths = tuple(self.lengths[row] for row in rows)
+        inputs = self.inputs_from(0, max(lengths))
+        return replace(
+            self,
+            inputs=None if inputs is None else inputs[:, rows],
+            state=self.state[rows],
+            steps=max(lengths),
+            lengths=lengths,
+        )
 
+
+@without_autocast()  # Parametrised weights and the first state are computed here.
 def driven_map(
     system: System,
     inputs: Tensor | PackedSequence | None,

@@ -39,15 +39,17 @@ _PLACES = 16
 # What a difference may be off by in roundings of the values: an amplitude below tells nothing.
 _ROUNDINGS = 100
 
-
 # Multiple of the distance between differences over two widths that their error may reach.
 _OWN_ERRORS = 4
 
 
 def require_independent_rows(
-    step: RowStep, inputs: Float[Tensor, "T B *features"] | None, states: Float[Tensor, "T B n"]
+    step: RowStep,
+    inputs: Float[Tensor, "T B *features"] | None,
+    states: Float[Tensor, "T B n"],
+    images: Float[Tensor, "T B n"],
 ) -> None:
-    """Compare the states of a trajectory, made one step after another, with all steps at once.
+    """Compare the states after steps, taken one after another, with all steps at once.
 
     Duplicated rows would not do: a branch on the first row, or a batch mean, treats them alike.
     Where all states are equal, at a fixed point, this has nothing to compare: see `companions`.
@@ -59,24 +61,19 @@ def require_independent_rows(
     window = max(1, ROW_ELEMENTS // (batch * size))
     differing = 0
     with torch.no_grad():
-        if steps > 1:
-            expected = states[1:]
-        else:
-            expected = step(None if inputs is None else inputs[0], states[0]).unsqueeze(0)
-        for start in range(0, len(expected), window):
-            stop = min(start + window, len(expected))
-            # In reverse order: of two steps only one is compared, in a batch of the same rows.
-            part = None if inputs is None else inputs[start:stop].flatten(0, 1).flip(0)
-            images = step(part, states[start:stop].flatten(0, 1).flip(0)).flip(0)
-            differing += int(_rows_differ(images, expected[start:stop].flatten(0, 1)).sum())
-    compared = len(expected) * batch
-    if differing > max(1, _SHARE_OF_ROWS * compared):
+        for start in range(0, steps, window):
+            part = slice(start, start + window)
+            # In reverse order, for a single step would be in a batch of the same rows.
+            row_inputs = None if inputs is None else inputs[part].flatten(0, 1).flip(0)
+            found = step(row_inputs, states[part].flatten(0, 1).flip(0)).flip(0)
+            differing += int(_rows_differ(found, images[part].flatten(0, 1)).sum())
+    if differing > max(1, _SHARE_OF_ROWS * steps * batch):
         raise UnsupportedSystemError(
-            f"{differing} of {compared} steps have another result when they are computed in one "
-            "batch than one after another: the rows of a batch depend on one another (a Python "
-            "`if` on one row, a batch mean, batch normalisation in train mode), or the step "
-            "remembers earlier calls; write it so that every row is on its own (torch.where, "
-            ".eval()), and keep all memory in the state"
+            f"{differing} of {steps * batch} steps have another result when they are "
+            "computed in one batch than one after another: the rows of a batch depend on one "
+            "another (a Python `if` on one row, a batch mean, batch normalisation in train mode), "
+            "or the step remembers earlier calls; write it so that every row is on its own "
+            "(torch.where, .eval()), and keep all memory in the state"
         )
 
 

@@ -7,7 +7,7 @@ maps of the layers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 from typing import Any, cast
 
@@ -126,6 +126,27 @@ class StockRecurrence:
         return any(leaf.requires_grad for leaf in leaves) or (
             inputs is not None and inputs.requires_grad
         )
+
+    def of_influence(self) -> "StockRecurrence":
+        """Return the same map, without the graph of weights that no growth of frames depends on.
+
+        These are the weights of layers above the selected one, and those that enter nothing but the
+        slopes of a ReLU. From some backends they would get gradients of zero, with which an
+        optimizer still applies weight decay and what is left of its momentum.
+        """
+        last = self.selected_layers[-1]
+        layers: list[LayerWeights] = []
+        for position, layer in enumerate(self.layers):
+            cut = layer.detached()
+            if self.kind is not RELU:
+                layers.append(layer if position <= last else cut)
+            elif position in self.selected_layers:
+                # In a whole stack W_ih of an upper layer carries the tangent vectors upwards.
+                coupling = layer if self.selected is None and position > 0 else cut
+                layers.append(cut._replace(weight_hh=layer.weight_hh, weight_ih=coupling.weight_ih))
+            else:
+                layers.append(cut)
+        return replace(self, layers=tuple(layers))
 
     def advance(
         self, inputs: Float[Tensor, "T B D"], state: Float[Tensor, "B n"], steps: int

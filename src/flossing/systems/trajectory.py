@@ -1,4 +1,4 @@
-"""The states of a recurrent map under its inputs, with all, part or none of their graph.
+"""The states of a recurrent map under its inputs, with all, part or none of their graph, checked.
 
 See docs/mathematics.md, Gradients of gated maps, for what the three choices mean.
 """
@@ -8,7 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing.errors import NonFiniteError
+from flossing.systems.cell_tangent import CellTangent
 from flossing.systems.compiled_layer import ALWAYS_CUT, NEVER_CUT
+from flossing.systems.custom import CallableRecurrence
+from flossing.systems.divergence import first_steps, in_words
 from flossing.systems.recurrence import DrivenMap, StateGradient
 from flossing.systems.stock import StockRecurrence
 from flossing.systems.tangent import TangentMap
@@ -85,15 +88,46 @@ def check_finite(states: Float[Tensor, "T_plus_1 B S"], start: int) -> None:
         NonFiniteError: a state is infinite or NaN.
     """
     # Checked before the tangent map: from non-finite states it would only report itself.
-    finite = torch.isfinite(states.detach()).flatten(1).all(dim=1)
+    finite = torch.isfinite(states.detach()).all(dim=-1)
     if bool(finite.all()):
         return
-    # The first minimum of 0s and 1s: the first step whose state is not finite.
-    step = start + int(finite.to(torch.int8).argmin())
+    diverged = first_steps(finite, start)
     raise NonFiniteError(
-        f"the state became infinite or NaN at step {step}: the trajectory diverges; check the "
-        "weights, the scale of the inputs and the initial state"
+        f"the state became infinite or NaN at step {min(diverged.values())}: the trajectory "
+        f"diverges; {in_words(diverged, states.shape[1])}; check the weights, the scale of the "
+        "inputs and the initial state, or leave these rows out"
+        if states.shape[1] > 1
+        else f"the state became infinite or NaN at step {diverged[0]}: the trajectory diverges; "
+        "check the weights, the scale of the inputs and the initial state",
+        diverged,
     )
+
+
+def check_step(
+    problem: DrivenMap,
+    times: slice | list[int],
+    states: Float[Tensor, "T B n"],
+    images: Float[Tensor, "T B n"],
+    tangent: TangentMap | None,
+) -> None:
+    """Require of a step that is known only by calling it what its derivatives rely on.
+
+    Args:
+        problem: the map and its inputs.
+        times: the steps to check.
+        states: the states before each.
+        images: the states after each.
+        tangent: the tangent map, unless gradients are enabled.
+
+    Raises:
+        UnsupportedSystemError: see `CallableRecurrence.require_valid_step`.
+    """
+    if isinstance(problem.recurrence, CallableRecurrence):
+        inputs = None if problem.inputs is None else problem.inputs[times]
+        # Without gradients, and with explicit Jacobians, first derivatives of the step suffice.
+        products = isinstance(tangent, CellTangent) and tangent.jacobians is None
+        twice = products or torch.is_grad_enabled()
+        problem.recurrence.require_valid_step(inputs, states, images, twice=twice)
 
 
 def _advance(problem: DrivenMap, state: Tensor, start: int, stop: int) -> Tensor:

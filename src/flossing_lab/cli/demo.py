@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flossing.support.arguments import make_folders, whole_number, writable_path
+from flossing.support.arguments import try_outputs, whole_number, writable_path
+from flossing.support.terminal import console_for
 
 if TYPE_CHECKING:
     from flossing.support.arguments import Commands
@@ -78,11 +79,9 @@ def add_command(commands: "Commands") -> None:
 
 def _demo(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
-    from rich.console import Console
-
     from flossing_lab.demo.demo import TASK_NAMES, Demo, run_demo
 
-    make_folders(options.output, options.records)
+    try_outputs(options.output, options.records)
     demo = Demo(
         tasks=TASK_NAMES if options.task == "all" else (options.task,),
         seed=options.seed,
@@ -90,5 +89,5 @@ def _demo(options: argparse.Namespace) -> int:
         output=options.output,
         records=options.records,
     )
-    run_demo(demo, Console())
+    run_demo(demo, console_for(options))
     return 0

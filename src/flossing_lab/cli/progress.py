@@ -63,7 +63,7 @@ def _bars(console: "Console") -> "Generator[Bars]":
 
     def show(message: Warning | str, *where: object) -> None:
         del where
-        console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"warning: {message}", soft_wrap=True)
 
     columns = (
         TextColumn("{task.description}"),
@@ -151,4 +151,4 @@ def rich_table(table: "Table", *, title: str | None = None) -> "RichTable":
 
 def print_path(console: "Console", label: str, path: Path) -> None:
     """Print the path of a written file on one line, so that it can be copied."""
-    console.print(f"{label}: {path}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{label}: {path}", soft_wrap=True)

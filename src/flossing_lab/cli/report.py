@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flossing.support.arguments import make_folders, writable_path
+from flossing.support.arguments import try_outputs, writable_path
+from flossing.support.terminal import console_for
 
 if TYPE_CHECKING:
     from flossing.support.arguments import Commands
@@ -48,8 +49,6 @@ def add_command(commands: "Commands") -> None:
 
 def _report(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
-    from rich.console import Console
-
     from flossing.errors import UnreadableFileError
     from flossing.report import render
     from flossing.report.rendering import markdown
@@ -57,10 +56,11 @@ def _report(options: argparse.Namespace) -> int:
     from flossing_lab.runs.comparison import comparison, tables
     from flossing_lab.runs.store import Store
 
-    console = Console()
+    console = console_for(options)
+    try_outputs(options.output)
     runs, refused = Store(options.folder).runs()
     for error in refused:
-        console.print(f"left out: {error}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"left out: {error}", soft_wrap=True)
     if not runs:
         raise UnreadableFileError(
             f"there is no run that can be trusted in {str(options.folder)!r}: pass the folder "
@@ -71,7 +71,6 @@ def _report(options: argparse.Namespace) -> int:
     if options.output is not None:
         title = f"Runs in {options.folder.resolve().name}"
         report = comparison(runs, title=title, refused=[str(error) for error in refused])
-        make_folders(options.output)
         text = markdown(report) if options.output.suffix.lower() == ".md" else render(report)
         options.output.write_text(text, encoding="utf-8")
         print_path(console, "Report", options.output)

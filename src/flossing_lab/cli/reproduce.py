@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flossing.support.arguments import folder_path
+from flossing.support.arguments import folder_path, try_outputs
+from flossing.support.terminal import console_for
 from flossing_lab.cli.options import add_worker_options
 
 if TYPE_CHECKING:
@@ -110,14 +111,13 @@ def _name(text: str) -> str:
 
 def _reproduce(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
-    from rich.console import Console
-
     from flossing_lab.cli.progress import print_path
     from flossing_lab.studies.page import PAGE
     from flossing_lab.studies.registry import FIGURES, STUDIES
     from flossing_lab.studies.reproduce import Folder, present
 
-    console = Console()
+    console = console_for(options)
+    try_outputs(options.output / PAGE)
     folder = Folder(options.output)
     wanted = {*options.names, *(FIGURES if ALL in options.names else ())}
     names = [name for name in STUDIES if name in wanted]
@@ -160,4 +160,4 @@ def _run(study: "Study", folder: "Folder", options: argparse.Namespace, console:
     )
     for finding in study.findings(record.results):
         verdict = VERDICTS[finding.agrees]
-        console.print(f"  {verdict}: {finding.claim} {finding.found}", highlight=False)
+        console.print(f"  {verdict}: {finding.claim} {finding.found}")

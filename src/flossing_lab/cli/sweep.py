@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flossing.support.arguments import folder_path
+from flossing.support.arguments import folder_path, try_outputs
+from flossing.support.terminal import console_for
 from flossing_lab.cli.options import add_worker_options
 
 if TYPE_CHECKING:
@@ -76,14 +77,13 @@ def add_command(commands: "Commands") -> None:
 
 def _sweep(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
-    from rich.console import Console
-
     from flossing_lab.cli.progress import print_path, rich_table, run_with_progress
     from flossing_lab.runs.comparison import tables
     from flossing_lab.runs.grid import read_grid
 
-    console = Console()
+    console = console_for(options)
     configurations = read_grid(options.file)
+    try_outputs(options.output / "tried")
     runs = run_with_progress(
         configurations, options.output, console, workers=options.workers, dask=options.dask
     )

@@ -4,7 +4,8 @@ import argparse
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from flossing.support.arguments import folder_path, positive_number, whole_number
+from flossing.support.arguments import folder_path, positive_number, try_outputs, whole_number
+from flossing.support.terminal import console_for
 from flossing_lab.runs.configuration import Architecture, Configuration, Training
 from flossing_lab.runs.schedules import SCHEDULES
 
@@ -155,14 +156,13 @@ def _add_field(group: "Group", kind: Any, name: str, read: Any, text: str) -> No
 
 def _train(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
-    from rich.console import Console
-
     from flossing_lab.cli.progress import print_path, rich_table, run_with_progress
     from flossing_lab.runs.grid import grid
     from flossing_lab.runs.store import Store
 
-    console = Console()
+    console = console_for(options)
     configurations = grid(_document(options))
+    try_outputs(options.output and options.output / "tried")
     runs = run_with_progress(configurations, options.output, console, workers=options.workers)
     console.print(rich_table(_table(runs), title=options.task))
     if options.output is not None:
@@ -180,7 +180,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
 
     return {
         "task": options.task,
-        "seeds": list(range(options.seed, options.seed + options.seeds)),
+        "seeds": range(options.seed, options.seed + options.seeds),
         "floss": options.floss,
         "architecture": given(*(name for name, _, _ in ARCHITECTURE)),
         "training": given(*(name for name, _, _ in TRAINING)),

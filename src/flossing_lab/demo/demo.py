@@ -135,11 +135,11 @@ def run_demo(demo: Demo, console: Console) -> list[DemoRun]:
     console.print(results_table(runs, quick=demo.quick))
     figure = demo_figure(runs)
     figure.savefig(demo.output, dpi=DOTS_PER_INCH)  # pyright: ignore[reportUnknownMemberType]
-    console.print(f"Figure:  {demo.output}", soft_wrap=True, highlight=False)
+    console.print(f"Figure:  {demo.output}", soft_wrap=True)
     if demo.records is not None:
         document = records_document(runs, demo, seconds)
         demo.records.write_text(json_text(document), encoding="utf-8")
-        console.print(f"Records: {demo.records}", soft_wrap=True, highlight=False)
+        console.print(f"Records: {demo.records}", soft_wrap=True)
     console.print(f"{seconds:.0f} s in all")
     return runs
 

@@ -1,10 +1,11 @@
 """Frozen dataclasses as strict JSON, and back."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from flossing.support.strict_json import storable
 from flossing.tasks import Task
@@ -60,6 +61,7 @@ def _decode(kind: Any, document: Any) -> Any:
         (kind,) = (each for each in get_args(kind) if each is not NoneType)
         return None if document is None else _decode(kind, document)
     if get_origin(kind) is tuple:
+        _require_kind(list, document)
         return tuple(_decode(get_args(kind)[0], item) for item in document)
     if kind is Task:
         document = dict(document)
@@ -67,8 +69,23 @@ def _decode(kind: Any, document: Any) -> Any:
     if isinstance(kind, type) and is_dataclass(kind):
         types = _types(kind)
         return kind(**{name: _decode(types[name], item) for name, item in document.items()})
-    # The only strings among numbers are "inf", "-inf" and "nan".
-    return float(document) if kind is float and isinstance(document, str) else document
+    if kind is float and document in ("inf", "-inf", "nan"):
+        return float(document)
+    _require_kind(kind, document)
+    return document
+
+
+def _require_kind(kind: Any, document: Any) -> None:
+    """Require a number, a string, a choice or a mapping of the kind that the field has."""
+    if get_origin(kind) is Literal:
+        fits = document in get_args(kind)
+    elif kind in (int, float):
+        # `True` is an `int`; a whole number is one of the floats, and may not exceed their range.
+        fits = type(document) in (int, kind) and abs(document) <= sys.float_info.max
+    else:
+        fits = isinstance(document, get_origin(kind) or kind)
+    if not fits:
+        raise TypeError(f"a {type(document).__name__} where {kind} is expected")
 
 
 @cache

@@ -48,6 +48,22 @@ def task_in_words(configuration: Configuration) -> str:
     return f"{name}:{','.join(options)}" if options else name
 
 
+def run_in_words(configuration: Configuration) -> str:
+    """Return what tells a run from others of a sweep, in a line.
+
+    Example:
+        >>> from flossing_lab.runs.configuration import Architecture
+        >>> from flossing.tasks import DelayedCopy
+        >>> run_in_words(Configuration(task=DelayedCopy(), architecture=Architecture(), seed=3))
+        'delayed-copy:delay=40, tanh, size 80, flossing none, seed 3'
+    """
+    architecture = configuration.architecture
+    return (
+        f"{task_in_words(configuration)}, {architecture.cell}, size {architecture.size}, "
+        f"flossing {flossing_in_words(configuration)}, seed {configuration.seed}"
+    )
+
+
 def flossing_in_words(configuration: Configuration) -> str:
     """Return the name of the nearest schedule, and the options that differ from it.
 

@@ -16,6 +16,7 @@ import torch
 
 from flossing.errors import DamagedRunWarning, UnreadableFileError
 from flossing.support.tensor_files import require_file
+from flossing.support.warning_filters import ignored_warnings
 from flossing_lab.runs.codec import decode, encode
 from flossing_lab.runs.configuration import FORMAT
 from flossing_lab.runs.records import Run
@@ -66,8 +67,12 @@ def read_run(path: Path) -> Run:
         document = {name: first[name] for name in _FIRST} | {name: last[name] for name in _LAST}
         for name in _SEQUENCES:
             document[name] = [line[name] for line in records if name in line]
-        return decode(Run, document)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        run = decode(Run, document)
+        if not run.evaluations:
+            raise ValueError("it has no evaluation")
+        return run
+    # Nesting without end exhausts the stack.
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UnreadableFileError(
             f"{str(path)!r} is whole but does not hold a run ({error}): another program wrote it; "
             "run it again"
@@ -146,12 +151,34 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Return what `write_checkpoint` wrote; `None` if the file is missing or damaged."""
+    """Return what `write_checkpoint` wrote; `None` if the file is missing.
+
+    A damaged file is set aside, with a `DamagedRunWarning`: `None`, too.
+    """
     try:
         content = _without_seal(path, path.read_bytes())
-    except (OSError, UnreadableFileError):
-        return None
-    return torch.load(io.BytesIO(content), weights_only=True)
+        return _loaded(path, content)
+    except UnreadableFileError as error:
+        set_aside(path, error)
+    except OSError:
+        pass
+    return None
+
+
+def _loaded(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        # What torch warns of is an error of its own or does not matter.
+        with ignored_warnings():
+            state: Any = torch.load(io.BytesIO(content), weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"a {type(state).__name__} rather than a dict")
+        return cast("dict[str, Any]", state)
+    # Of what was damaged before it was sealed, the unpickler raises anything.
+    except Exception as error:
+        raise UnreadableFileError(
+            f"{str(path)!r} is whole but holds no checkpoint ({type(error).__name__}): it was "
+            "damaged before it was written, or another program wrote it; run it again"
+        ) from error
 
 
 def _with_seal(content: bytes) -> bytes:
@@ -165,7 +192,7 @@ def _without_seal(path: Path, content: bytes) -> bytes:
             f"{str(path)!r} is cut off or its end is damaged: its last line holds no SHA-256; "
             "run it again"
         )
-    if seal[1].decode() != hashlib.sha256(body).hexdigest():
+    if seal[1] != hashlib.sha256(body).hexdigest().encode():
         raise UnreadableFileError(
             f"{str(path)!r} is damaged: its content does not have the SHA-256 in its last line; "
             "run it again"
@@ -176,7 +203,7 @@ def _without_seal(path: Path, content: bytes) -> bytes:
 def _require_format(path: Path, content: bytes) -> None:
     try:
         first = json.loads(content.partition(b"\n")[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         first = None
     if not isinstance(first, dict) or not {"format", "configuration"} <= cast(Line, first).keys():
         raise UnreadableFileError(

@@ -1,6 +1,7 @@
 """Configurations from the settings of a sweep's file, whose lists are crossed."""
 
 import itertools
+import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -18,6 +19,7 @@ from flossing_lab.runs.configuration import (
     Flossing,
     Training,
 )
+from flossing_lab.runs.cost import require_affordable, require_few
 from flossing_lab.runs.schedules import SCHEDULES, scheduled
 
 NONE = "none"
@@ -54,14 +56,16 @@ def grid(document: Mapping[str, Any]) -> list[Configuration]:
     """Return all combinations of the given values, each once; seeds vary fastest.
 
     Args:
-        document: `task`, as `task_named` reads it; optionally `seeds`, a number of them or a list;
+        document: `task`, as `task_named` reads it; optionally `seeds`, a number of them, a list or
+            a range;
             `floss`, "none" or a name of `SCHEDULES`; fields of `Configuration`; and tables
             `architecture` and `training` with fields of these, and `flossing` with fields and
             schedule options that replace those of the schedule. Any value but that of `seeds` may
             be a list: lists are crossed.
 
     Raises:
-        InvalidOptionError: an unknown name or invalid value, which the message names.
+        InvalidOptionError: an unknown name or invalid value, which the message names; or more runs,
+            or larger ones, than any machine can do.
 
     Example:
         >>> configurations = grid(
@@ -82,12 +86,14 @@ def grid(document: Mapping[str, Any]) -> list[Configuration]:
             'task is missing: write, for example, task = ["temporal-xor:delay=40"]'
         )
     seeds = _seeds(document.get("seeds", 1))
+    require_few(len(seeds) * math.prod(len(values) for values in axes.values()))
     found: dict[str, Configuration] = {}
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         for seed in seeds:
             configuration = _configuration(settings, seed)
             found.setdefault(configuration.digest, configuration)
+    require_affordable(found.values())
     return list(found.values())
 
 
@@ -157,9 +163,11 @@ def _task(name: str, value: Any) -> Any:
         raise InvalidOptionError(f"{name} is {value!r}: {error}") from error
 
 
-def _seeds(value: Any) -> list[int]:
+def _seeds(value: Any) -> Sequence[int]:
+    if isinstance(value, range):
+        return value
     if type(value) is int and value >= 1:
-        return list(range(value))
+        return range(value)
     if isinstance(value, list) and value:
         seeds = cast("list[Any]", value)
         if all(type(each) is int and each >= 0 for each in seeds):

@@ -90,6 +90,8 @@ class Store:
                 runs.append(_trusted(path))
             except UnreadableFileError as error:
                 refused.append(error)
+            except OSError as error:
+                refused.append(UnreadableFileError(f"{str(path)!r} cannot be read: {error}"))
         return sorted(runs, key=_order), refused
 
 

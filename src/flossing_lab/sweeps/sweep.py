@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from flossing.errors import InvalidOptionError, UnreadableFileError
 from flossing.support.checks import require_integer
 from flossing_lab.runs.configuration import Configuration
+from flossing_lab.runs.differences import run_in_words
 from flossing_lab.runs.records import Run
 from flossing_lab.runs.store import Group, Store
 from flossing_lab.sweeps.planning import MayRunTogether, plan
@@ -234,11 +235,13 @@ def _finished(store: Store, configurations: Iterable[Configuration]) -> dict[str
 
 def _raise_first(failures: dict[str, _Failure], wanted: dict[str, Configuration]) -> None:
     for digest, failure in failures.items():
-        document = json.dumps(wanted[digest].document())
-        failure.error.add_note(f"This happened in the run with the configuration {document}.")
+        configuration = wanted[digest]
+        failure.error.add_note(f"This happened in the run {run_in_words(configuration)}.")
         if len(failures) > 1:
             failure.error.add_note(f"{len(failures)} runs have failed; the others are finished.")
-        raise failure.error from WorkerTraceback(f"in a worker:\n{failure.traceback}")
+        raise failure.error from WorkerTraceback(
+            f"in a worker, in the run {json.dumps(configuration.document())}:\n{failure.traceback}"
+        )
 
 
 def _no_report(progress: Progress) -> None:

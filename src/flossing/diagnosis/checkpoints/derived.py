@@ -15,6 +15,9 @@ OWN = r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l\d+)?(?:_reverse)?
 _PREFIX = r"(?P<prefix>(?:.*\.)?)"
 _WHOLE = re.compile(rf"{_PREFIX}{OWN}")
 _PART = re.compile(rf"{_PREFIX}(?P<own>{OWN})(?P<part>_[A-Za-z]\w*)")
+# Beside a whole weight only: a custom cell may call a whole submodule so.
+_BESIDE = re.compile(rf"{_PREFIX}(?P<own>{OWN})(?P<part>\..+)")
+_ADAPTER = re.compile(r"(?:lora|loha|lokr|adapter|delta)[._]", re.IGNORECASE)
 _PARAMETRISED = re.compile(rf"{_PREFIX}parametrizations\.(?P<own>{OWN})\.(?P<part>.+)")
 
 _PRUNED = "pruned, {0}_orig times {0}_mask"
@@ -46,15 +49,29 @@ class Derived(NamedTuple):
         """Require that the weights under a prefix are those that the network computes with.
 
         Raises:
-            InvalidCheckpointError: It is not known how one of them is made of its parts.
+            InvalidCheckpointError: It is not known how one of them is made of its parts, or an
+                adapter (LoRA) changes them.
         """
+        layer = prefix.removesuffix("base_layer.")
+        adapters = [
+            name
+            for name in self.tensors
+            if name.startswith(layer) and _ADAPTER.match(name.removeprefix(layer))
+        ]
+        if adapters:
+            raise InvalidCheckpointError(
+                f"the layer under {layer!r} has adapters beside its weights "
+                f"({', '.join(adapters[:4])}), which change what it computes: merge them into the "
+                "weights before saving (merge_and_unload() of peft), or pass --module "
+                "package.module:factory"
+            )
         for name in names:
             if parts := self.unknown.get(prefix + name):
                 raise InvalidCheckpointError(
                     f"{prefix}{name} is computed from {', '.join(parts)} in a way that the "
                     "checkpoint does not contain: make it a plain parameter before saving (by "
-                    "torch.nn.utils.parametrize.remove_parametrizations, prune.remove or "
-                    "remove_weight_norm), or pass --module package.module:factory"
+                    "torch.nn.utils.parametrize.remove_parametrizations, prune.remove, "
+                    "remove_weight_norm or merging), or pass --module package.module:factory"
                 )
 
 
@@ -77,9 +94,7 @@ def with_derived_weights(tensors: Mapping[str, Tensor]) -> Derived:
     whole = dict(tensors)
     parts: dict[str, dict[str, str]] = {}
     for name in tensors:
-        if not _WHOLE.fullmatch(name) and (
-            match := _PARAMETRISED.fullmatch(name) or _PART.fullmatch(name)
-        ):
+        if not _WHOLE.fullmatch(name) and (match := _part(name, tensors)):
             target = _target(match["prefix"], match["own"], match["part"], tensors)
             parts.setdefault(target, {})[match["part"]] = name
     how: dict[str, str] = {}
@@ -99,6 +114,18 @@ def with_derived_weights(tensors: Mapping[str, Tensor]) -> Derived:
             whole[target] = made
             how[target] = "; ".join(steps)
     return Derived(whole, how, unknown)
+
+
+def recurrent_names(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of recurrent weights, and of the parts of which they are made."""
+    return [name for name in tensors if _WHOLE.fullmatch(name) or _part(name, tensors)]
+
+
+def _part(name: str, tensors: Mapping[str, Tensor]) -> re.Match[str] | None:
+    beside = _BESIDE.fullmatch(name)
+    if beside and beside["prefix"] + beside["own"] not in tensors:
+        beside = None
+    return _PARAMETRISED.fullmatch(name) or _PART.fullmatch(name) or beside
 
 
 def _target(prefix: str, own: str, part: str, tensors: Mapping[str, Tensor]) -> str:

@@ -79,7 +79,8 @@ def read_description(path: Path) -> Description:
     require_file(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Of numbers with thousands of digits, and of thousands of brackets.
+    except (ValueError, RecursionError) as error:
         raise UnreadableFileError(
             f'{str(path)!r} is not TOML ({error}): write lines such as module = "LSTM"'
         ) from error

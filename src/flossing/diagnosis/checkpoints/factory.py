@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from flossing.diagnosis.checkpoints.prefixes import matching_prefixes
 from flossing.errors import InvalidCheckpointError, InvalidOptionError
@@ -36,10 +38,10 @@ def build_by_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     with _importable_from_here():
         try:
             factory = getattr(importlib.import_module(location), function_name, None)
-        except ImportError as error:
+        except Exception as error:
             raise InvalidOptionError(
-                f"{name} could not be imported ({error}): check its name, and install its package "
-                "or run from the folder that contains it"
+                f"{name} could not be imported ({type(error).__name__}: {error}): check its name, "
+                "and install its package or run from the folder that contains it"
             ) from error
         if not callable(factory):
             raise InvalidOptionError(
@@ -47,18 +49,27 @@ def build_by_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
             )
         try:
             module = factory(**arguments)
-        except TypeError as error:
+        # Whatever the user's function raises.
+        except Exception as error:
             raise InvalidOptionError(
-                f"{name} could not be called with the arguments {dict(arguments)}: {error}"
+                f"{name} could not be called with the arguments {dict(arguments)}: "
+                f"{type(error).__name__}: {error}"
             ) from error
     if not isinstance(module, nn.Module) or not list(module.parameters()):
         raise InvalidOptionError(
             f"{name} returned a {type(module).__name__}; expected an nn.Module with weights"
         )
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise InvalidOptionError(
+            f"{name} returned a {type(module).__name__} on the meta device, whose weights have no "
+            "values: let it return module.to_empty(device='cpu')"
+        )
     return module
 
 
-def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str | None) -> str:
+def load_exactly(
+    module: nn.Module, tensors: Mapping[str, Tensor], prefix: str | None
+) -> tuple[str, tuple[str, ...]]:
     """Load the tensors under a prefix into a module whose parameters have the same names.
 
     Args:
@@ -67,10 +78,11 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str |
         prefix: `None` for the one under which the names match.
 
     Returns:
-        The prefix.
+        The prefix, and the tensors of the checkpoint for which the module has no name.
 
     Raises:
-        InvalidCheckpointError: Names or shapes do not match, or match under several prefixes.
+        InvalidCheckpointError: Names or shapes do not match, or match under several prefixes, or
+            a parameter of the module got no value.
     """
     own = set(module.state_dict())
     meant = matching_prefixes(_prefixes(tensors), prefix)
@@ -82,6 +94,11 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str |
             "one with --prefix"
         )
     chosen = (fitting or meant or [""])[0]
+    # A module may load its weights in its own way, and leave some of them out.
+    weights = [weight for weight in module.parameters() if not is_lazy(weight)]
+    with torch.no_grad():
+        for weight in weights:
+            weight.fill_(torch.nan if weight.is_floating_point() else 0)
     try:
         module.load_state_dict(_below(tensors, chosen))
     except RuntimeError as error:
@@ -89,7 +106,18 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str |
             f"the tensors under {chosen!r} are not those of the module: {error}; check --prefix "
             "and the factory"
         ) from error
-    return chosen
+    empty = [name for name, weight in module.named_parameters() if _is_empty(weight)]
+    if empty:
+        raise InvalidCheckpointError(
+            f"{type(module).__name__} took no value for {', '.join(empty[:4])} from the tensors "
+            f"under {chosen!r}, or only NaN: check --prefix, the factory and its load_state_dict"
+        )
+    taken = {chosen + name for name in own}
+    return chosen, tuple(name for name in tensors if name not in taken)
+
+
+def _is_empty(weight: Tensor) -> bool:
+    return weight.is_floating_point() and bool(weight.isnan().all())
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:

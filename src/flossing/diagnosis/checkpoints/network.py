@@ -8,13 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flossing.diagnosis.checkpoints.derived import Derived, with_derived_weights
+from flossing.diagnosis.checkpoints.derived import Derived, recurrent_names, with_derived_weights
 from flossing.diagnosis.checkpoints.description import Description
 from flossing.diagnosis.checkpoints.factory import build_by_factory, load_exactly
 from flossing.diagnosis.checkpoints.prefixes import matching_prefixes
 from flossing.diagnosis.checkpoints.shapes import RecurrentWeights, recurrent_weights, summary_of
 from flossing.errors import InvalidCheckpointError, InvalidOptionError
-from flossing.support.tensor_files import load_pytorch, load_safetensors, named_tensors
+from flossing.support.array_files import (
+    ARRAY_SUFFIXES,
+    array_names,
+    as_tensor,
+    holds_objects,
+    is_real,
+    load_array,
+)
+from flossing.support.tensor_files import (
+    UNNAMED,
+    load_pytorch,
+    load_safetensors,
+    named_tensors,
+    require_values,
+)
 
 _NAMES_SHOWN = 8
 
@@ -104,23 +118,32 @@ def load_network(path: Path, description: Description | None = None) -> Network:
     if description.factory is None:
         return _stock_network(tensors, description)
     module = build_by_factory(description.factory, description.arguments)
-    prefix = load_exactly(module, tensors, description.prefix)
+    for name, tensor in tensors.items():
+        require_values(name, tensor)
+    prefix, unused = load_exactly(module, tensors, description.prefix)
     _require_finite(module.state_dict(), prefix)
-    return Network(module.eval(), prefix, f"{type(module).__name__} by {description.factory}")
+    return Network(
+        module.eval(),
+        prefix,
+        f"{type(module).__name__} by {description.factory}",
+        (f"tensors of the file without a place in it: {_listed(unused)}",) if unused else (),
+    )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return all tensors of a checkpoint by name.
+    """Return all tensors of a checkpoint, or arrays of real numbers, by name.
 
     Raises:
         UnreadableFileError: The file is missing or damaged, or contains more than tensors.
         InvalidCheckpointError: It contains no named tensors.
     """
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return load_safetensors(path)
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        return _array_tensors(path)
     content = load_pytorch(path)
     tensors = named_tensors(content)
-    if not tensors or "" in tensors:
+    if not tensors or UNNAMED in tensors:
         raise InvalidCheckpointError(
             f"{str(path)!r} contains a {type(content).__name__} without named tensors; expected a "
             "state dict: save one with torch.save(model.state_dict(), 'weights.pt')"
@@ -128,7 +151,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _array_tensors(path: Path) -> dict[str, Tensor]:
+    arrays = {
+        name: load_array(path, name)
+        for name in array_names(path)
+        if name == UNNAMED or not holds_objects(path, name)
+    }
+    # Text and other arrays that are no numbers may stand beside the weights.
+    return {name: as_tensor(array) for name, array in arrays.items() if is_real(array)}
+
+
 def _stock_network(tensors: Mapping[str, Tensor], description: Description) -> Network:
+    for name in recurrent_names(tensors):
+        require_values(name, tensors[name])
     derived = with_derived_weights(tensors)
     weights = _chosen(recurrent_weights(derived.tensors), tensors, description.prefix)
     derived.require_known(weights.prefix, weights.tensors)
@@ -184,13 +219,17 @@ def _chosen(
     )
 
 
-def _no_recurrent_layer(tensors: Mapping[str, Tensor]) -> str:
-    names = list(tensors)
+def _listed(names: Sequence[str]) -> str:
+    """Return the first few names as text, and how many more there are."""
     more = len(names) - _NAMES_SHOWN
-    listed = ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _no_recurrent_layer(tensors: Mapping[str, Tensor]) -> str:
     return (
         "the checkpoint contains no nn.RNN, nn.GRU or nn.LSTM: expected names such as "
-        f"weight_hh_l0, found {listed}; for a custom module pass --module package.module:factory"
+        f"weight_hh_l0, found {_listed(list(tensors))}; for a custom module pass --module "
+        "package.module:factory"
     )
 
 

@@ -151,7 +151,7 @@ class RecurrentWeights:
             raise InvalidCheckpointError(
                 f"the weights under {self.prefix!r} are {', '.join(sorted(map(str, dtypes)))}; "
                 f"expected one and the same of {', '.join(map(str, DTYPES))}: convert the module "
-                "with .float() before saving"
+                "with .float() before saving, and quantised weights with their scale"
             )
         return dtypes.pop()
 

@@ -2,34 +2,51 @@
 
 from dataclasses import asdict
 
-from flossing.diagnosis.advice import CARRYING_FACTOR, VERDICTS, Verdict, average, resolvable_gap
+from flossing.diagnosis.advice import (
+    CARRYING_FACTOR,
+    GATED_SHARE,
+    VERDICTS,
+    Verdict,
+    average,
+    resolvable_gap,
+)
 from flossing.diagnosis.subject import Subject
 from flossing.report.model import Section, Table, Value
 from flossing.support.formatting import format_number, plural
 
-HEADING = "Recommendation"
+HEADING = "What to do"
 
 _LIMITS_OF_FLOSSING = (
     "Flossing is gradient descent on the mean squared exponents, before training and, for long "
     "horizons, again during training. It changes the recurrent weights: apply it to a network that "
     "is yet to be trained, or continue training afterwards. Use one optimizer for all episodes, as "
     "flossing.Flosser does: the first step of a newly created Adam changes every weight by about "
-    "the learning rate, however small its gradient, which undoes training. The published setting "
-    "is 500 steps (Engelken, Gradient Flossing, NeurIPS 2023, arXiv 2312.17306).",
+    "the learning rate, however small its gradient, which undoes training.",
     "Flossed exponents are close to zero but not exactly zero, and the last of them remain lowest, "
     "so that longer horizons take more steps. Zero exponents do not remove every difficulty of "
     "long memory: outputs become more sensitive to parameters even where gradients do not explode "
-    "(Zucchet & Orvieto 2024). Repeat this analysis on the flossed network.",
+    "(Zucchet & Orvieto 2024). Repeat this analysis on the flossed network. The method: Engelken, "
+    "Gradient Flossing, NeurIPS 2023, arXiv 2312.17306.",
 )
+_GATED = (
+    "Of an LSTM or GRU, floss few exponents, about a quarter of its units: with most of them "
+    "flossed, the gradient of its weights points in fewer directions than before. How much it "
+    "helps is not settled. In our experiments (docs/results.md) no LSTM or GRU that starts as "
+    "PyTorch draws it has solved its task because it was flossed: accuracies on a delayed copy "
+    "rose, and those on temporal XOR stayed at chance."
+)
+# Containers of a state dict in trainers' checkpoints, and wrappers whose attribute they are.
+_CONTAINERS = ("state_dict", "model_state_dict", "module", "_orig_mod")
 
 
 def advice_section(subject: Subject) -> Section:
     """Recommend whether to floss this network for the horizon, with which k, and state the rule."""
     k = suggested_k(subject)
-    floss = verdict_of(subject) != "carries all"
+    floss = verdict_of(subject) != "carries enough"
+    gated = (_GATED,) if floss and subject.gated else ()
     return Section(
         heading=HEADING,
-        meaning=(advice_in_words(subject), _directions_needed(subject)),
+        meaning=(advice_in_words(subject), *gated, _unknown(subject), _directions_needed(subject)),
         tables=(_layers_table(subject),) if len(subject.advice) > 1 else (),
         text=(_rule(subject), *(_LIMITS_OF_FLOSSING if floss else ())),
         code=_code(subject, k) if floss else "",
@@ -53,32 +70,36 @@ def verdict_of(subject: Subject) -> Verdict:
 
 
 def advice_in_words(subject: Subject) -> str:
-    """Return the recommendation in a few sentences."""
+    """Return the recommendation in a few sentences, each with what it follows from."""
     over = f"over {plural(subject.horizon, 'step')}{_layers_concerned(subject)}"
-    floss = f"Floss k = {plural(suggested_k(subject), 'exponent')}"
+    floss = f"floss k = {plural(suggested_k(subject), 'exponent')}"
     if len(subject.advice) > 1:
         floss += " of each layer"
+    stalls = "If the network is yet to be trained, or training stalls at long delays"
+    done = "If it does its task already, leave it as it is"
     match verdict_of(subject):
         case "explodes":
             return (
-                f"{floss}: gradients explode {over}. Flossing pushes exponents to zero, the "
-                "positive ones included. Keep gradient clipping, and floss with "
-                'state_gradient="detach".'
+                f"{stalls}, {floss}: gradients explode {over}. Flossing pushes exponents to zero, "
+                "the positive ones included. Keep gradient clipping, and floss with "
+                f'state_gradient="detach". {done}: chaos need not hinder it.'
             )
         case "vanishes":
             return (
-                f"{floss}: no direction carries gradients {over}. Along each measured direction "
-                f"they shrink by a factor of {CARRYING_FACTOR:.0f} or more."
+                f"{stalls}, {floss}: no direction carries gradients {over}; along each measured "
+                f"one they shrink by a factor of {CARRYING_FACTOR:.0f} or more. {done}: a network "
+                "that holds what it remembers in stable states, as a flip-flop does, contracts "
+                "along all directions, too."
             )
         case "carries some":
             fewest = min(subject.advice, key=lambda each: each.carry / each.k)
             return (
-                f"{floss} if training stalls at long delays: {fewest.carry} of the {fewest.k} "
-                f"directions that flossing can act on already carry gradients {over}."
+                f"{stalls}, {floss}: {fewest.carry} of the {fewest.k} directions that flossing "
+                f"would act on already carry gradients {over}. {done}."
             )
-        case "carries all":
+        case "carries enough":
             return (
-                f"Flossing is not needed: all directions that it can act on already carry "
+                f"Flossing is not needed: as many directions as it would act on already carry "
                 f"gradients {over}. Use --horizon to examine a longer horizon."
             )
 
@@ -89,6 +110,20 @@ def _layers_concerned(subject: Subject) -> str:
     if len(layers) == len(subject.advice):
         return ""
     return f" in layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}"
+
+
+def _unknown(subject: Subject) -> str:
+    uncertain = subject.counts.uncertain
+    doubt = (
+        f", and on which side of the threshold {plural(uncertain, 'exponent')} "
+        f"{'lies' if uncertain == 1 else 'lie'}, within two standard errors of it"
+        if uncertain
+        else ""
+    )
+    return (
+        "What this page does not know: whether the network has been trained and does its task, "
+        f"its exponents under other inputs than {subject.source}{doubt}."
+    )
 
 
 def _directions_needed(subject: Subject) -> str:
@@ -111,22 +146,35 @@ def _rule(subject: Subject) -> str:
         "gradients explode along any. The number k counts the exponents that "
         f"{str(dtype).removeprefix('torch.')} can resolve: those that are finite and less than "
         f"{format_number(resolvable_gap(dtype), 2)} nats per step below the largest, a gap at "
-        "which a single step loses half of the digits. For an LSTM, k is at most its number of "
-        "cells, since the rest of its state is a function of them. For a stack, k is the smallest "
-        "of the numbers for its layers, each of which is flossed by itself. The exponents are "
-        "measured; the thresholds are a rule of thumb."
+        "which a single step loses half of the digits. For an LSTM it is at most the number of "
+        "cells, since the rest of its state is a function of them; for LSTMs and GRUs alike at "
+        f"most 1/{GATED_SHARE} of their units. For a stack, k is the smallest of the numbers for "
+        "its layers, each of which is flossed by itself. The exponents are measured; the "
+        "thresholds are a rule of thumb."
     )
 
 
 def _code(subject: Subject, k: int) -> str:
     chaotic = ', state_gradient="detach"' if verdict_of(subject) == "explodes" else ""
     return (
-        f"flosser = flossing.Flosser(network, k={k}{chaotic})\n"
+        f"flosser = flossing.Flosser({_module_in_code(subject)}, k={k}{chaotic})\n"
         "flosser.before_training(batches)  # batches: a function that returns new inputs\n"
         "for step in range(steps):\n"
         "    flosser.step(step, batches)  # does nothing unless flossing is due\n"
         "    ...  # your training step"
     )
+
+
+def _module_in_code(subject: Subject) -> str:
+    """Return how a program would name the layer, after its place in the checkpoint."""
+    path = [part for part in subject.network.prefix.split(".") if part]
+    while path and path[0] in _CONTAINERS:
+        del path[0]
+    if path[:1] == ["model"]:
+        del path[0]
+    if all(part.isidentifier() for part in path):
+        return ".".join(["model", *path])
+    return f"model.get_submodule({'.'.join(path)!r})"
 
 
 def _layers_table(subject: Subject) -> Table:

@@ -4,6 +4,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from flossing.analysis.context import DynamicalContext, dynamical_context
 from flossing.diagnosis.subject import Subject, affordable
 from flossing.plots import plot_weight_spectrum
@@ -94,7 +96,22 @@ def _dynamics_in_words(subject: Subject, context: DynamicalContext) -> str:
 
 
 def _dimension(context: DynamicalContext) -> str:
-    return format_number(float(context.kaplan_yorke_dimension.double().mean()))
+    """Return the mean over trajectories with its standard error."""
+    return _with_error(
+        context.kaplan_yorke_dimension, context.spectrum.kaplan_yorke_dimension_error
+    )
+
+
+def _entropy_rate(context: DynamicalContext) -> str:
+    return _with_error(context.entropy_rate, context.spectrum.entropy_rate_error)
+
+
+def _with_error(values: Tensor, errors: Tensor) -> str:
+    mean = float(values.double().mean())
+    if math.isnan(mean):
+        return format_number(mean)
+    error = float(errors.double().square().sum().sqrt()) / len(errors)
+    return f"{format_number(mean)} ± {format_number(error, digits=2)}"
 
 
 def _volume_in_words(volume: float) -> str:
@@ -117,7 +134,7 @@ def _saturation_in_words(context: DynamicalContext) -> str:
 
 
 def _growth_per_step(context: DynamicalContext) -> float:
-    return math.exp(float(context.spectrum.exponents[:, 0].double().mean()))
+    return math.exp(float(context.spectrum.exponents[:, 0].double().mean()) * context.spectrum.dt)
 
 
 def _quantities_table(context: DynamicalContext, volume: float) -> Table:
@@ -126,7 +143,7 @@ def _quantities_table(context: DynamicalContext, volume: float) -> Table:
         ("spectral radius of Jₜ (mean)", float(context.jacobian_spectral_radius.mean())),
         ("spectral norm of Jₜ (mean)", float(context.jacobian_spectral_norm.mean())),
         ("Kaplan–Yorke dimension", _dimension(context)),
-        ("entropy rate (nats per step)", float(context.entropy_rate.double().mean())),
+        ("entropy rate (nats per step)", _entropy_rate(context)),
         ("growth rate of volumes (nats per step)", volume),
     )
     return Table("Related quantities", ("Quantity", "Value"), quantities)

@@ -2,22 +2,29 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import Literal, TypeAlias, TypeVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from flossing.diagnosis.sequences.table import read_table
-from flossing.errors import InvalidInputError, InvalidOptionError, UnreadableFileError
+from flossing.errors import InvalidInputError, InvalidOptionError
+from flossing.support.array_files import (
+    ARRAY_SUFFIXES,
+    array_names,
+    as_tensor,
+    is_real,
+    load_array,
+)
 from flossing.support.checks import require_choice
 from flossing.support.tensor_files import (
+    UNNAMED,
     load_pytorch,
     load_safetensors,
     named_tensors,
     require_file,
+    require_values,
 )
 
 Layout: TypeAlias = Literal["time-first", "batch-first"]
@@ -25,9 +32,7 @@ Layout: TypeAlias = Literal["time-first", "batch-first"]
 Array = TypeVar("Array")
 
 LAYOUTS: tuple[Layout, ...] = ("time-first", "batch-first")
-SUFFIXES = (".npy", ".npz", ".csv", ".pt", ".pth", ".safetensors")
-
-_UNNAMED = ""
+SUFFIXES = (*ARRAY_SUFFIXES, ".csv", ".pt", ".pth", ".safetensors")
 
 
 def read_sequences(
@@ -44,7 +49,7 @@ def read_sequences(
     a column per feature, separated by commas, with or without a header.
 
     Args:
-        path: `.npy`, `.npz`, `.csv`, `.pt`, `.pth` or `.safetensors`.
+        path: `.npy`, `.npz`, `.mat`, `.csv`, `.pt`, `.pth` or `.safetensors`.
         array: Name of the array in a file that contains several.
         sequence_column: Column of a `.csv` file that identifies the sequence of each row; `None`
             if all rows are one sequence.
@@ -69,7 +74,8 @@ def read_sequences(
         _refuse("array", array, path, "it contains a single table")
         return read_table(path, sequence_column)
     _refuse("sequence_column", sequence_column, path, "only .csv files have named columns")
-    found = _read_numpy(path, array) if suffix in (".npy", ".npz") else _read_torch(path, array)
+    found = _read_arrays(path, array) if suffix in ARRAY_SUFFIXES else _read_torch(path, array)
+    require_values(array or "the array", found)
     return _time_first(_real(found, path), path, layout)
 
 
@@ -78,32 +84,16 @@ def _refuse(name: str, value: str | None, path: Path, reason: str) -> None:
         raise InvalidOptionError(f"{name}={value!r} does not fit {str(path)!r}: {reason}; omit it")
 
 
-def _read_numpy(path: Path, array: str | None) -> Tensor:
-    chosen = _chosen(_numpy_arrays(path), array, path)
-    if chosen.dtype.kind not in "biuf":
+def _read_arrays(path: Path, array: str | None) -> Tensor:
+    # By name alone, so that no other array of a large file is read.
+    name = _chosen({name: name for name in array_names(path)}, array, path)
+    chosen = load_array(path, name)
+    if not is_real(chosen):
         raise InvalidInputError(
             f"{str(path)!r} contains {chosen.dtype} entries; expected real numbers: convert them "
             "with .astype(float)"
         )
-    # PyTorch lacks most unsigned types, floats beyond float64, and foreign byte orders.
-    return torch.as_tensor(chosen.astype(np.float32 if chosen.dtype == np.float32 else np.float64))
-
-
-def _numpy_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        content: Any = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return {_UNNAMED: cast("NDArray[Any]", content)}
-        with content:
-            return dict(content)
-    # NumPy raises various errors for damaged files and for those with pickled objects.
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise UnreadableFileError(
-            f"{str(path)!r} is damaged, or contains objects instead of numbers "
-            f"({str(error).partition('.')[0]}): write it again with numpy.save"
-        ) from error
+    return as_tensor(chosen)
 
 
 def _read_torch(path: Path, array: str | None) -> Tensor:
@@ -114,9 +104,9 @@ def _read_torch(path: Path, array: str | None) -> Tensor:
 
 def _chosen(arrays: Mapping[str, Array], array: str | None, path: Path) -> Array:
     """Return the only array, or the one that is named."""
-    if _UNNAMED in arrays:
+    if UNNAMED in arrays:
         _refuse("array", array, path, "it contains a single array without a name")
-        return arrays[_UNNAMED]
+        return arrays[UNNAMED]
     if array is None and len(arrays) == 1:
         return next(iter(arrays.values()))
     if array is None or array not in arrays:
@@ -129,10 +119,10 @@ def _chosen(arrays: Mapping[str, Array], array: str | None, path: Path) -> Array
 
 
 def _real(values: Tensor, path: Path) -> Tensor:
-    if values.is_complex() or values.is_quantized or values.layout is not torch.strided:
+    if values.is_complex():
         raise InvalidInputError(
-            f"{str(path)!r} contains {values.dtype} entries ({values.layout}); expected a dense "
-            "array of real numbers: convert it before saving"
+            f"{str(path)!r} contains {values.dtype} entries; expected real numbers: convert them "
+            "before saving"
         )
     return values if values.is_floating_point() else values.to(torch.get_default_dtype())
 

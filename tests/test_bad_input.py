@@ -65,7 +65,7 @@ SYSTEMS = [
     (hooked, INPUTS, None, "forward pre-hook.*remove the hook.*parametrize.*callable"),
     (lambda: "rnn", INPUTS, None, "recurrent module, a cell, or a callable.*not a str"),
     (Model, INPUTS, torch.zeros(2, 4), "pass the recurrent module itself"),
-    (lambda: random_cell, INPUTS, torch.zeros(2, 3), "is random, or the rows.*eval"),
+    (lambda: random_cell, INPUTS, torch.zeros(2, 3), "random, or the rows.*eval"),
     (lambda: batch_bound_cell, INPUTS, torch.zeros(2, 3), "any batch size"),
     (lambda: lambda x, h: (h, h, h), INPUTS, torch.zeros(2, 3), r"must return the next state"),
     (lambda: lambda x, h: h[:, :2], INPUTS, torch.zeros(2, 3), r"\(2, 3\).*returned.*\(2, 2\)"),
@@ -89,7 +89,7 @@ BAD_INPUTS = [
         rnn(),
         torch.zeros(10, 2, 3, dtype=torch.complex64),
         {},
-        "floating point, not torch.complex64",
+        "real, not torch.complex64",
     ),
     (rnn(), INPUTS.double(), {}, r"torch.float64 but the system works in torch.float32.*dtype="),
     (rnn(), with_nan(INPUTS), {}, "infinite or NaN"),
@@ -105,7 +105,7 @@ BAD_INPUTS = [
         "shortest trajectory has 4 steps",
     ),
     (lambda h: h, None, {"state": torch.zeros(2, 3)}, "number of steps is unknown.*steps="),
-    (rnn(), INPUTS.to("meta"), {}, "one device; found inputs on meta, parameters on cpu"),
+    (rnn(), INPUTS.to("meta"), {}, "inputs are on the meta device"),
 ]
 
 

@@ -26,7 +26,7 @@ from flossing.support.pytree import flatten
 from flossing.support.torch_typed import numbers
 from flossing.systems.recurrence import DrivenMap, System, computing_dtype, driven_map
 from flossing.systems.stock import is_stock
-from flossing.systems.wrapped import unwrapped
+from flossing.systems.wrapped import advice_on_model, require_no_transform, unwrapped
 
 Inputs = Tensor | PackedSequence | None
 
@@ -168,6 +168,7 @@ class Watcher:
         """
         if not self._budget.due():
             return {}
+        require_no_transform()
         _synchronise(inputs, state)
         started = self._budget.clock()
         found = self._measurement.measured(inputs, state)
@@ -202,6 +203,7 @@ class Watcher:
             raise UnsupportedSystemError(
                 "a watcher can be attached to an nn.RNN, nn.GRU or nn.LSTM, whose forward takes "
                 f"a whole sequence, not a {type(system).__name__}: call it with the inputs instead"
+                f"{advice_on_model(system)}"
             )
 
         def hook(

@@ -130,6 +130,16 @@ def test_the_advice_to_begin_with_a_copy_works():
     torch.testing.assert_close(found, expected)
 
 
+def test_changes_of_what_the_backward_pass_needs_are_named():
+    def step(x, h):
+        h = torch.tanh(h + x)
+        h += 1
+        return h
+
+    with pytest.raises(UnsupportedSystemError, match=r"inplace operation.*h = h \+ 1"):
+        flossing.lyapunov_spectrum(step, INPUTS, STATE)
+
+
 def test_a_counter_in_the_state_is_refused():
     def step(x, state):
         h, count = state

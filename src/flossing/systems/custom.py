@@ -5,6 +5,7 @@ they come in tuples, lists and dictionaries (see `flossing.support.pytree`).
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -139,9 +140,7 @@ class CallableRecurrence:
         Raises:
             UnsupportedSystemError: its rows depend on one another, or it has no second derivative.
         """
-        # Hooks that do nothing take the place of those of a caller who checkpoints the measurement:
-        # they would count what is saved here and miss it where a check is not repeated.
-        with torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
+        with _unseen_by_checkpoints():
             require_independent_rows(self.step, inputs, states, images)
             if twice:
                 require_second_derivatives(self.step, inputs, states)
@@ -166,10 +165,10 @@ class CallableRecurrence:
             raise UnsupportedSystemError(
                 f"calling {_name(self.system)}{signature} failed with {type(error).__name__}: "
                 f"{error}. The system must be one step of a recurrent map, in PyTorch operations "
-                "that leave its arguments unchanged (no NumPy, no .item(); h = h + 1 instead of "
-                "h += 1, or begin with h = h.clone()); pass the recurrent module itself rather "
-                "than a model around it, and batched inputs and state if it cannot be mapped over "
-                "a batch by torch.vmap"
+                "that leave its arguments unchanged (no NumPy, no .item(); torch.func.grad for "
+                "derivatives; h = h + 1 instead of h += 1, or begin with h = h.clone()); pass the "
+                "recurrent module itself rather than a model around it, and batched inputs and "
+                "state if it cannot be mapped over a batch by torch.vmap"
             ) from error
         after = state_of(result, tree)
         if self.constants:
@@ -237,6 +236,16 @@ def callable_recurrence(
     )
     probe(recurrence, system, inputs, flat)
     return recurrence, flat
+
+
+def _unseen_by_checkpoints() -> AbstractContextManager[None]:
+    # Hooks that do nothing take the place of those of a caller who checkpoints the measurement:
+    # they would count what is saved here and miss it where a check is not repeated. Without such,
+    # none: torch.func does not work inside of hooks, and steps may use it. There is no public way
+    # to ask.
+    if cast(Any, torch)._C._autograd._top_saved_tensors_default_hooks(True) is None:
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged)
 
 
 def _unchanged(tensor: Tensor) -> Tensor:
@@ -327,7 +336,7 @@ def _probe(
             raise UnsupportedSystemError(
                 f"{name} fails on a batch of {2 * len(state)} rows although it takes {len(state)}: "
                 f"{error.__cause__}. It must accept any batch size, since all steps are linearised "
-                "at once"
+                "at once; a program of torch.export does with dynamic_shapes=({0: Dim.AUTO}, …)"
             ) from error.__cause__
     # Half of the digits: matrix products round differently in batches of different sizes, and a
     # step may amplify that. Noise and batch statistics differ by far more.
@@ -347,7 +356,7 @@ def _probe(
         raise UnsupportedSystemError(
             f"the backward pass of {name}{signature} failed with {type(error).__name__}: {error}. "
             "Jacobians are taken by automatic differentiation: write the step in differentiable "
-            "operations"
+            "operations that return new tensors, h = h + 1 instead of h += 1"
         ) from error
     if not dependent:
         raise UnsupportedSystemError(

@@ -10,6 +10,7 @@ from flossing.errors import InvalidInputError
 from flossing.support.checks import require_tensor
 from flossing.systems.recurrence import DrivenMap
 from flossing.systems.tangent import DenseTangent
+from flossing.systems.wrapped import require_no_transform
 
 
 class JacobianStack:
@@ -69,10 +70,18 @@ def jacobian_map(jacobians: Float[Tensor, "T *B n n"]) -> DrivenMap:
         InvalidInputError: the stack is empty, not square, not floating point or not finite.
     """
     require_tensor("jacobians", jacobians, InvalidInputError)
+    require_no_transform()
     shape = tuple(jacobians.shape)
     if jacobians.dim() not in (3, 4) or shape[-1] != shape[-2] or 0 in shape:
         raise InvalidInputError(
             f"jacobians must have the shape (steps, batch, n, n) or (steps, n, n), not {shape}"
+        )
+    if jacobians.is_meta:
+        raise InvalidInputError("jacobians are on the meta device, so they have no values")
+    if jacobians.is_complex():
+        raise InvalidInputError(
+            f"jacobians must be real, not {jacobians.dtype}: pass those of the real and imaginary "
+            "parts, [[Re J, −Im J], [Im J, Re J]], whose exponents are those of J twice"
         )
     if not jacobians.is_floating_point():
         raise InvalidInputError(

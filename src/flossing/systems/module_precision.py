@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flossing.systems.stock_weights import has_pre_hooks
+from flossing.systems.stock_weights import has_hooks
 
 
 def computing_in(
@@ -15,7 +15,7 @@ def computing_in(
     """Return the system with its floating point parameters and buffers in the given dtype.
 
     A module's own buffers are restored after every call, so one that keeps its state in them is
-    left as it was.
+    left as it was; so are the plain tensors and numbers of modules with hooks.
 
     Args:
         system: the callable; returned unchanged if it is not a module.
@@ -27,13 +27,14 @@ def computing_in(
     parameters = parameters or {}
     foreign = {name: p for name, p in system.named_parameters() if _in(p, dtype) is not p}
     own = dict(system.named_buffers())
-    # A hook before the forward stores the weight that it computes as a plain attribute.
-    hooked = [module for module in system.modules() if has_pre_hooks(module)]
+    # A hook before the forward stores the weight that it computes as a plain attribute; others
+    # count calls there, or record what they see.
+    hooked = [module for module in system.modules() if has_hooks(module)]
     if not (foreign or own or parameters or hooked):
         return system
     # Conversion is differentiable: gradients arrive at the module's parameters in their own dtype.
     replaced = {**{name: _in(p, dtype) for name, p in foreign.items()}, **parameters}
-    attributes = [(vars(module), _plain_tensors(module)) for module in hooked]
+    attributes = [(vars(module), _plain_values(module)) for module in hooked]
 
     def copy_of(buffer: Tensor) -> Tensor:
         converted = _in(buffer, dtype)
@@ -45,6 +46,8 @@ def computing_in(
     def call(*arguments: Any) -> Any:
         versions = {name: buffer._version for name, buffer in copies.items()}
         try:
+            for current, before in attributes:
+                current.update({name: _copied(value) for name, value in before.items()})
             result = torch.func.functional_call(system, {**copies, **replaced}, arguments)
         finally:
             for current, before in attributes:
@@ -65,5 +68,13 @@ def _in(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def _plain_tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+def _plain_values(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor | int | float)
+    }
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

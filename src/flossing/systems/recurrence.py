@@ -21,8 +21,9 @@ from flossing.errors import (
 )
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
-from flossing.support.pytree import constants, flatten
+from flossing.support.pytree import flatten
 from flossing.systems.custom import callable_recurrence
+from flossing.systems.plain_tensors import require_plain_tensors
 from flossing.systems.stock import StockCell, StockLayer, is_stock, stock_recurrence
 from flossing.systems.tangent import TangentMap
 from flossing.systems.wrapped import (
@@ -155,6 +156,7 @@ def driven_map(
             f"not a {type(system).__name__}"
         )
     check_dtype_option(dtype)
+    require_plain_tensors(system, inputs, state)
     if isinstance(system, AutonomousSystem) and inputs is not None:
         raise InvalidInputError(
             f"a {type(system).__name__} makes its own inputs: leave inputs out and pass steps=..., "
@@ -167,9 +169,7 @@ def driven_map(
     own_dtype = _own_dtype(system, inputs, state)
     computing = dtype or computing_dtype(system, inputs, state)
     inputs, lengths, batched = _time_first(system, inputs, state)
-    # Before the values are looked at: tensors on the meta device have none.
     _check_devices(system, inputs, state)
-    _check_state_tensors(state, own_dtype, dtype)
     if inputs is None:
         steps = _autonomous_steps(system, steps)
     elif steps is not None and steps != len(inputs):
@@ -180,6 +180,7 @@ def driven_map(
     else:
         steps = len(inputs)
         inputs = _recordable(_checked_inputs(inputs, own_dtype, dtype).to(computing))
+    _check_state_tensors(state, own_dtype, dtype)
     # Three kinds of systems: PyTorch's modules, whose Jacobians have the structure A + C W; systems
     # that flatten their states themselves; and any other callable, by automatic differentiation.
     if is_stock(system):
@@ -194,9 +195,12 @@ def driven_map(
                 system, inputs, state, batched=batched, dtype=computing
             )
         except (UnsupportedSystemError, InvalidStateError) as error:
-            if advice := advice_on_model(system):
-                raise UnsupportedSystemError(f"{error}. {advice}") from error.__cause__ or error
-            raise
+            # Without a cause it runs as a step, but is not one that can be measured.
+            is_step = isinstance(error, UnsupportedSystemError) and error.__cause__ is None
+            advice = "" if is_step else advice_on_model(system)
+            if not advice:
+                raise
+            raise UnsupportedSystemError(f"{error}{advice}") from error.__cause__ or error
     # Known only now where there are no inputs: the batch size is that of the state.
     if not lengths:
         lengths = (steps,) * len(flat)
@@ -347,19 +351,7 @@ def _recordable(tensor: Tensor) -> Tensor:
 
 
 def _check_state_tensors(state: Any, own_dtype: torch.dtype, dtype: torch.dtype | None) -> None:
-    arrays = [each for each in constants(state) if hasattr(each, "__array__")]
-    if arrays:
-        raise InvalidStateError(
-            f"the state contains a {type(arrays[0]).__name__} of NumPy: convert it with "
-            "torch.from_numpy(...) or torch.tensor(...), in the precision of the system"
-        )
     for leaf in flatten(state)[0]:
-        if leaf.is_complex():
-            raise InvalidStateError(
-                f"the state is {leaf.dtype}, but exponents are those of a real map: pass "
-                "torch.view_as_real(state), and let the step begin with torch.view_as_complex "
-                "and return torch.view_as_real of its result"
-            )
         if not leaf.is_floating_point():
             raise InvalidStateError(
                 f"the state must be floating point, not {leaf.dtype}: convert it with .float()"
@@ -387,8 +379,3 @@ def _check_devices(system: System, inputs: Tensor | None, state: Any) -> None:
             if where
         )
         raise InvalidInputError(f"everything must be on one device; found {found}: use .to(device)")
-    if any(device.type == "meta" for where in devices.values() for device in where):
-        raise InvalidInputError(
-            "everything is on the meta device, whose tensors have no values: make the module there "
-            "real with .to_empty(device=...) and load its weights, and pass inputs with values"
-        )

@@ -39,7 +39,6 @@ _PLACES = 16
 # What a difference may be off by in roundings of the values: an amplitude below tells nothing.
 _ROUNDINGS = 100
 
-
 # Multiple of the distance between differences over two widths that their error may reach.
 _OWN_ERRORS = 4
 

@@ -81,9 +81,9 @@ def unknown_pre_hooks(system: nn.Module, suffixes: Sequence[str]) -> list[Any]:
     return [*own, *_global_hooks("_global_forward_pre_hooks")]
 
 
-def has_pre_hooks(module: nn.Module) -> bool:
-    """Whether hooks of its own run before the module's forward."""
-    return bool(_pre_hooks(module))
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks of its own run before or after the module's forward."""
+    return bool(_pre_hooks(module) or cast(Any, module)._forward_hooks)
 
 
 def has_forward_hooks(system: nn.Module) -> bool:

@@ -10,71 +10,78 @@ from torch.optim.swa_utils import AveragedModel
 
 from flossing.errors import UnsupportedDerivativeError, UnsupportedSystemError
 
-_LAYERS = (nn.RNN, nn.GRU, nn.LSTM)
+_LAYERS = {"RNN", "GRU", "LSTM"}
+_CELLS = {"RNNCell", "GRUCell", "LSTMCell"}
 
 # The most submodules that a message lists.
 _MOST_LISTED = 4
 
 
 def unwrapped(system: Any) -> Any:
-    """Return the module inside torch.compile, data-parallel and averaging wrappers.
+    """Return what is inside torch.compile, data-parallel and averaging wrappers.
 
-    These compute what the module does. A compiled module has no second derivatives, and a
-    distributed one would synchronise at every step.
+    These compute what it does. A compiled module has no second derivatives, and a distributed one
+    would synchronise at every step.
     """
-    while isinstance(system, nn.Module):
+    while True:
+        inner: Any
         if isinstance(system, nn.DataParallel | DistributedDataParallel | AveragedModel):
-            system = cast(nn.Module, system.module)
-        # The class OptimizedModule is not asked for: importing it loads the compiler.
-        elif isinstance(inner := getattr(system, "_orig_mod", None), nn.Module):
-            system = inner
+            inner = cast(Any, system).module
         else:
-            break
-    return system
+            # Attributes instead of the class OptimizedModule: importing it loads the compiler.
+            name = "_orig_mod" if isinstance(system, nn.Module) else "_torchdynamo_orig_callable"
+            inner = getattr(system, name, None)
+        if not callable(inner):
+            return cast(Any, system)
+        system = inner
 
 
 def refuse_whole_model(system: Any, state: Any) -> None:
-    """Refuse scripted layers, and models that contain a stock layer and come without a state.
+    """Refuse scripted and quantised layers, and models around a layer without a state.
 
     Raises:
         UnsupportedSystemError: the system is one of these.
     """
-    if isinstance(system, ScriptModule) and _kind(system) in {kind.__name__ for kind in _LAYERS}:
+    if _kind(system) in _LAYERS:
         raise UnsupportedSystemError(
-            f"this nn.{_kind(system)} is a {type(system).__name__} of torch.jit, which takes whole "
-            "sequences and hides its weights: pass the Python module from which torch.jit.script "
-            "or torch.jit.trace made it"
+            f"this nn.{_kind(system)} is a {type(system).__module__}.{type(system).__name__}, "
+            "which takes whole sequences and hides its weights: pass the module from which "
+            "torch.jit or torch.ao.quantization made it"
         )
     if state is None and (advice := advice_on_model(system)):
         raise UnsupportedSystemError(
             f"this {type(system).__name__} is no stock recurrent module, and there is no initial "
-            f"state, which a step (x_t, state) -> state needs. {advice}"
+            f"state, which a step (x_t, state) -> state needs{advice}"
         )
 
 
 def require_no_transform() -> None:
-    """Refuse to run inside torch.func.grad, vmap, jvp and the like.
+    """Refuse to run inside torch.func.grad, vmap, jvp and the like, or forward-mode derivatives.
 
     Raises:
         UnsupportedDerivativeError: such a transform is active.
     """
     # There is no public way to ask.
-    peek = cast(Any, torch)._C._functorch.peek_interpreter_stack
-    if peek() is not None:
+    transformed = cast(Any, torch)._C._functorch.peek_interpreter_stack() is not None
+    if transformed or vars(torch.autograd.forward_ad)["_current_level"] >= 0:
         raise UnsupportedDerivativeError(
             "Lyapunov exponents cannot be computed inside torch.func.grad, vmap, jvp and other "
-            "transforms: differentiate with backward() or torch.autograd.grad, which work with "
-            "torch.func.functional_call too, and pass many trajectories as one batch"
+            "transforms, nor by forward-mode differentiation: differentiate with backward() or "
+            "torch.autograd.grad, which work with torch.func.functional_call too, and pass many "
+            "trajectories as one batch"
         )
 
 
 def advice_on_model(system: Any) -> str:
-    """Return which of its submodules to pass, if a model contains stock recurrent layers."""
+    """Return which submodule to pass, as another sentence, if a model contains stock modules."""
     if not isinstance(system, nn.Module):
         return ""
-    layers = {kind.__name__ for kind in _LAYERS}
     modules: dict[str, nn.Module] = dict(cast(Any, system).named_modules())
-    found = {name: _kind(each) for name, each in modules.items() if _kind(each) in layers}
+    kinds = {name.removesuffix("._orig_mod"): _kind(each) for name, each in modules.items() if name}
+    # A cell is usually part of a layer that is written as a loop: to be named only without others.
+    found = {name: kind for name, kind in kinds.items() if kind in _LAYERS} or {
+        name: kind for name, kind in kinds.items() if kind in _CELLS
+    }
     if not found:
         return ""
     listed = ", ".join(f"an nn.{kind} at .{name}" for name, kind in [*found.items()][:_MOST_LISTED])
@@ -83,13 +90,19 @@ def advice_on_model(system: Any) -> str:
     indexed = any(part.isdigit() for part in first.split("."))
     which = f"model.get_submodule({first!r})" if indexed else f"model.{first}"
     return (
-        f"{type(system).__name__} contains {listed}{more}: pass {which}, with the inputs that it "
+        f". {type(system).__name__} contains {listed}{more}: pass {which}, with the inputs that it "
         "gets there"
     )
 
 
-def _kind(module: nn.Module) -> str:
-    # A scripted module keeps the name of its class.
+def _kind(module: Any) -> str:
+    """Return the name of the stock module that this one is, or was made from; empty for others."""
     if isinstance(module, ScriptModule):
-        return str(getattr(module, "original_name", ""))
-    return next((kind.__name__ for kind in _LAYERS if isinstance(module, kind)), "")
+        name = str(getattr(module, "original_name", ""))
+    elif type(module).__module__.startswith("torch.ao.nn.quant"):
+        # Quantised ones have the names of those that they replace, and are not derived from them.
+        name = type(module).__name__
+    else:
+        stock = (getattr(nn, name) for name in sorted(_LAYERS | _CELLS))
+        name = next((kind.__name__ for kind in stock if isinstance(module, kind)), "")
+    return name if name in _LAYERS | _CELLS else ""

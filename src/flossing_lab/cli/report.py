@@ -52,7 +52,7 @@ def _report(options: argparse.Namespace) -> int:
     from flossing.errors import UnreadableFileError
     from flossing.report import render
     from flossing.report.rendering import markdown
-    from flossing_lab.cli.progress import print_path, rich_table
+    from flossing_lab.cli.progress import print_path, print_table
     from flossing_lab.runs.comparison import comparison, tables
     from flossing_lab.runs.store import Store
 
@@ -67,7 +67,7 @@ def _report(options: argparse.Namespace) -> int:
             "that was the --output of flossing train or flossing sweep"
         )
     for table in tables(runs):
-        console.print(rich_table(table))
+        print_table(console, table)
     if options.output is not None:
         title = f"Runs in {options.folder.resolve().name}"
         report = comparison(runs, title=title, refused=[str(error) for error in refused])

@@ -77,7 +77,7 @@ def add_command(commands: "Commands") -> None:
 
 def _sweep(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
-    from flossing_lab.cli.progress import print_path, rich_table, run_with_progress
+    from flossing_lab.cli.progress import print_path, print_table, run_with_progress
     from flossing_lab.runs.comparison import tables
     from flossing_lab.runs.grid import read_grid
 
@@ -88,6 +88,6 @@ def _sweep(options: argparse.Namespace) -> int:
         configurations, options.output, console, workers=options.workers, dask=options.dask
     )
     for table in tables(runs):
-        console.print(rich_table(table))
+        print_table(console, table)
     print_path(console, "Runs", options.output)
     return 0

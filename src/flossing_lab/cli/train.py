@@ -156,7 +156,7 @@ def _add_field(group: "Group", kind: Any, name: str, read: Any, text: str) -> No
 
 def _train(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
-    from flossing_lab.cli.progress import print_path, rich_table, run_with_progress
+    from flossing_lab.cli.progress import print_path, print_table, run_with_progress
     from flossing_lab.runs.grid import grid
     from flossing_lab.runs.store import Store
 
@@ -164,7 +164,7 @@ def _train(options: argparse.Namespace) -> int:
     configurations = grid(_document(options))
     try_outputs(options.output and options.output / "tried")
     runs = run_with_progress(configurations, options.output, console, workers=options.workers)
-    console.print(rich_table(_table(runs), title=options.task))
+    print_table(console, _table(runs), title=options.task)
     if options.output is not None:
         for run in runs:
             print_path(console, "Run", Store(options.output).path(run.configuration))

@@ -1,6 +1,7 @@
 """`flossing train`, `sweep` and `report` from the outside."""
 
 import contextlib
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -157,6 +158,29 @@ def test_tables_fit_a_narrow_terminal_with_the_outcomes_first(swept, monkeypatch
     assert heading[:5] == ["task", "flossing", "success", "accuracy", "seeds"]
     assert [row[:4] for row in rows(shown)] == [row[:4] for row in EXPECTED]
     assert "Left out for width: " in shown
+
+
+def strict(path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_numbers_of_runs_are_written_as_strict_json(swept, tmp_path):
+    grid, report, train = (tmp_path / f"{name}.json" for name in ("grid", "report", "train"))
+    folder = ["--output", str(swept)]
+    assert main(["sweep", str(tmp_path / "grid.toml"), *folder, "--json", str(grid)]) == 0
+    assert main(["report", str(swept), "--json", str(report)]) == 0
+    assert strict(grid) == strict(report)
+    unflossed, flossed = strict(report)["arms"]
+    assert (unflossed["success_rate"], flossed["success_rate"]) == (0.25, 1.0)
+    assert (unflossed["median_epochs"], flossed["median_epochs"]) == ("inf", 20.0)
+    assert strict(report)["not_trusted"] == []
+    options = ["--size", "4", "--epochs", "30", "--evaluate-every", "10", "--json", str(train)]
+    assert main(["train", "temporal-xor:delay=4,steps=20", *options]) == 0
+    (run,) = strict(train)["runs"]
+    assert run["configuration"]["architecture"]["size"] == 4
 
 
 def test_report_lists_what_it_does_not_trust(swept, tmp_path, capsys):

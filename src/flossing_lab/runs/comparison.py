@@ -18,6 +18,7 @@ from flossing.plots import (
 )
 from flossing.report.model import Fact, Figure, Report, Section, Table
 from flossing.report.pictures import HEIGHT, figure_from, new_axes
+from flossing.support.environment import environment
 from flossing.support.formatting import format_number, format_share, plural
 from flossing_lab.runs.differences import settings, task_in_words
 from flossing_lab.runs.outcomes import Arm, arms
@@ -69,6 +70,20 @@ def comparison(runs: Sequence[AnyRun], *, title: str, refused: Sequence[str] = (
         Fact("Files not trusted", len(refused)),
     )
     return Report(title, facts, (), (results, *curves))
+
+
+def numbers_document(runs: Sequence[AnyRun], refused: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the numbers behind the tables, for JSON.
+
+    Args:
+        runs: in any order.
+        refused: messages about files that could not be trusted.
+    """
+    return {
+        "environment": environment(),
+        "arms": [_numbers(arm) for arm in arms(runs)],
+        "not_trusted": list(refused),
+    }
 
 
 def tables(runs: Sequence[AnyRun]) -> tuple[Table, ...]:

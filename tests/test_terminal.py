@@ -83,6 +83,23 @@ def test_every_command_says_as_much_as_is_asked_for(command, capsys):
     assert "-v, --verbose" in shown
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion(shell, capsys):
+    pytest.importorskip("shtab", reason="shtab is not installed")
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for name in ("analyze", "sweep", "--sections", "--horizon"):
+        assert name in script
+
+
+def test_completion_without_shtab_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "shtab" in line
+    assert 'pip install "flossing[cli]"' in line
+
+
 def test_warnings_come_without_source_lines(monkeypatch, capsys):
     def warned(*_, **__):
         # As Python would write it: pytest keeps warnings to itself.

@@ -4,8 +4,9 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from flossing.diagnosis.command import add_command as add_analyze
 from flossing.errors import FlossingError
@@ -22,6 +23,8 @@ COMMANDS = "flossing.commands"
 The commands of `flossing_lab` are registered here, so that the library never imports it.
 """
 _FAILURE = 1
+# Placeholders of arguments that a shell completes to files and folders.
+_FILES = ("CHECKPOINT", "FILE", "FOLDER", "PATH")
 # What a shell reports for a process that SIGINT ended: 128 + 2.
 _INTERRUPTED = 130
 
@@ -63,9 +66,35 @@ def _parser() -> argparse.ArgumentParser:
     add_analyze(commands)
     for command in sorted(entry_points(group=COMMANDS), key=lambda each: each.name):
         _add_command(command, commands)
+    _add_completion(parser, commands)
     for each in commands.choices.values():
-        _add_amounts(each)
+        # A stub takes no options.
+        if "-" in each.prefix_chars:
+            _add_amounts(each)
     return parser
+
+
+def _add_completion(parser: argparse.ArgumentParser, commands: "Commands") -> None:
+    """Add the command that prints the script with which a shell completes commands and options."""
+
+    def complete(options: argparse.Namespace) -> int:
+        # It is optional, and not there to be type-checked.
+        shtab: Any = import_module("shtab")
+        for command in commands.choices.values():
+            for action in command._actions:  # pyright: ignore[reportPrivateUsage]
+                if action.metavar in _FILES:
+                    cast(Any, action).complete = shtab.FILE
+        sys.stdout.write(shtab.complete(parser, shell=options.shell))
+        return 0
+
+    completion = commands.add_parser(
+        "completion",
+        help="print a script for completion in a shell",
+        description="Print a script for completion. For bash: "
+        'eval "$(flossing completion bash)" in ~/.bashrc.',
+    )
+    completion.add_argument("shell", choices=("bash", "zsh"))
+    completion.set_defaults(run=complete)
 
 
 def _add_amounts(command: argparse.ArgumentParser) -> None:

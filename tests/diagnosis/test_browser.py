@@ -79,7 +79,7 @@ def test_the_content_is_there(page):
     assert "over 100 steps" in captions[0]
     assert len(texts(page, "tbody tr")) > 10
     assert all(texts(page, f"section:nth-of-type({n}) .meaning") for n in range(1, 8))
-    of_a_loss, to_floss = texts(page, "pre")
+    to_floss, of_a_loss = texts(page, "pre")
     assert "flossing.gradient_horizon" in of_a_loss
     assert "flossing.Flosser" in to_floss
 

@@ -87,5 +87,5 @@ def test_the_code_runs(stock_subject, section_of):
         "targets": torch.zeros(2, 1),
         "criterion": nn.functional.mse_loss,
     }
-    exec(section_of("reach", subject).code, names)
+    exec(section_of("reach", subject).example, names)
     assert names["horizon"].error.log_norm.shape == (81, 2)

@@ -1,6 +1,7 @@
 """`flossing train`, `sweep` and `report` from the outside."""
 
 import contextlib
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -104,15 +105,15 @@ def rows(text):
 
 
 EXPECTED = [
-    ["temporal-xor:delay=4,steps=20", "none", "4", "25 %", "–", "–", "50.0 %", "–", "3.0 s"],
+    ["temporal-xor:delay=4,steps=20", "none", "25 %", "50.0 %", "4", "–", "–", "–", "3.0 s"],
     [
         "temporal-xor:delay=4,steps=20",
         "published",
-        "4",
         "100 %",
+        "98.0 %",
+        "4",
         "20",
         "9.0 s",
-        "98.0 %",
         "7.0 s",
         "3.0 s",
     ],
@@ -138,13 +139,48 @@ def test_report_shows_the_same_table_and_writes_pages(swept, tmp_path, capsys):
     assert main(["report", str(swept), "--output", str(page)]) == 0
     assert rows(capsys.readouterr().out) == EXPECTED
     html = page.read_text(encoding="utf-8")
-    assert '<th scope="row">temporal-xor:delay=4,steps=20</th>' in html
+    assert '<th scope="row" class="long">temporal-xor:delay=4,steps=20</th>' in html
     assert html.count("data:image/svg+xml;base64,") == 1
     assert "published flossing: 98.0 % in the median of 4 seeds" in html
     assert main(["report", str(swept), "--output", str(text)]) == 0
     lines = text.read_text(encoding="utf-8").splitlines()
     told = [line.strip("| ").split(" | ") for line in lines if line.startswith("| temporal-xor")]
     assert told == EXPECTED
+
+
+def test_tables_fit_a_narrow_terminal_with_the_outcomes_first(swept, monkeypatch, capsys):
+    capsys.readouterr()
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["report", str(swept)]) == 0
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    heading = next(line for line in shown.splitlines() if "success" in line).split()
+    assert heading[:5] == ["task", "flossing", "success", "accuracy", "seeds"]
+    assert [row[:4] for row in rows(shown)] == [row[:4] for row in EXPECTED]
+    assert "Left out for width: " in shown
+
+
+def strict(path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_numbers_of_runs_are_written_as_strict_json(swept, tmp_path):
+    grid, report, train = (tmp_path / f"{name}.json" for name in ("grid", "report", "train"))
+    folder = ["--output", str(swept)]
+    assert main(["sweep", str(tmp_path / "grid.toml"), *folder, "--json", str(grid)]) == 0
+    assert main(["report", str(swept), "--json", str(report)]) == 0
+    assert strict(grid) == strict(report)
+    unflossed, flossed = strict(report)["arms"]
+    assert (unflossed["success_rate"], flossed["success_rate"]) == (0.25, 1.0)
+    assert (unflossed["median_epochs"], flossed["median_epochs"]) == ("inf", 20.0)
+    assert strict(report)["not_trusted"] == []
+    options = ["--size", "4", "--epochs", "30", "--evaluate-every", "10", "--json", str(train)]
+    assert main(["train", "temporal-xor:delay=4,steps=20", *options]) == 0
+    (run,) = strict(train)["runs"]
+    assert run["configuration"]["architecture"]["size"] == 4
 
 
 def test_report_lists_what_it_does_not_trust(swept, tmp_path, capsys):
@@ -155,7 +191,7 @@ def test_report_lists_what_it_does_not_trust(swept, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "is cut off" in shown
     assert "which is not what its name ends in" in shown
-    assert [row[2] for row in rows(shown)][-2:] == ["4", "2"]
+    assert [row[4] for row in rows(shown)][-2:] == ["4", "2"]
     assert "**Note:** Not counted: " in (tmp_path / "runs.md").read_text(encoding="utf-8")
 
 

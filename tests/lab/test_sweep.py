@@ -221,7 +221,7 @@ def test_a_failure_names_its_run_and_loses_no_other(folder, marks):
     fake = Fake(marks, fail=1)
     with pytest.raises(ZeroDivisionError, match="seed 1") as caught:
         swept(seeds(4), folder, fake, place=THREAD)
-    assert '"seed": 1' in caught.value.__notes__[0]
+    assert "seed 1" in caught.value.__notes__[0]
     assert isinstance(caught.value.__cause__, WorkerTraceback)
     assert "in harm" in str(caught.value.__cause__)
     assert {run.configuration.seed for run in Store(folder).runs()[0]} == {0, 2, 3}
@@ -245,7 +245,7 @@ def test_a_run_that_always_kills_its_process_is_found_out(folder, marks):
     fake = Fake(marks, kill_always=0)
     with pytest.raises(Exception, match="terminated|killed|crash") as caught:
         swept(seeds(2), folder, fake, never, place=Processes(1, attempts=2))
-    assert '"seed": 0' in caught.value.__notes__[0]
+    assert "seed 0" in caught.value.__notes__[0]
     assert [own for own, _ in fake.marked("begin")].count([0]) == 2
     assert [run.configuration.seed for run in Store(folder).runs()[0]] == [1]
 

@@ -39,6 +39,7 @@ class Chapter(NamedTuple):
 
 CHAPTERS: tuple[Chapter, ...] = (
     Chapter("spectrum", spectrum.HEADING, spectrum.spectrum_section, required=True),
+    Chapter("advice", advice.HEADING, advice.advice_section, required=True),
     Chapter(
         "conditioning", long_term_jacobian.HEADING, long_term_jacobian.long_term_jacobian_section
     ),
@@ -46,7 +47,6 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter("convergence", convergence.HEADING, convergence.convergence_section),
     Chapter("directions", covariant_vectors.HEADING, covariant_vectors.covariant_vectors_section),
     Chapter("context", context.HEADING, context.context_section),
-    Chapter("advice", advice.HEADING, advice.advice_section, required=True),
 )
 
 

@@ -191,8 +191,8 @@ def _add_output_options(group: "Group") -> None:
         "--sections",
         type=_chapters,
         metavar="NAMES",
-        help="comma-separated sections of the report: spectrum (always measured), conditioning, "
-        "reach, convergence, directions, context, advice (default: all)",
+        help="comma-separated sections of the report: spectrum (always measured), advice, "
+        "conditioning, reach, convergence, directions, context (default: all)",
     )
     group.add_argument(
         "--output",
@@ -226,12 +226,7 @@ def _analyze(options: argparse.Namespace) -> int:
     console = console_for(options)
     subject = _subject(options)
     try_outputs(options.output, options.json)
-    network = subject.network
-    for line in (
-        network.summary,
-        *network.rebuilt,
-        *(f"Assumed: {it}" for it in network.assumptions),
-    ):
+    for line in (subject.network.summary, *subject.network.rebuilt):
         console.print(line, soft_wrap=True)
     report = _analyse_with_progress(subject, options.sections, console)
     options.output.write_text(render(report), encoding="utf-8")

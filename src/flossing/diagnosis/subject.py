@@ -122,7 +122,7 @@ class Subject:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What was measured, in a sentence, and a caution where the sequences are too short.
+        """What was measured and assumed, and a caution where the sequences are too short.
 
         Exponents depend on the inputs, and a file in another order of axes is read without an
         error: 8 sequences of 60 steps look like 60 sequences of 8.
@@ -133,12 +133,15 @@ class Subject:
             f" with {plural(features, 'feature')}, for a horizon of {plural(self.horizon, 'step')}."
             f" {self.assumption}"
         ).strip()
+        assumed = tuple(f"Assumed: {each}." for each in self.network.assumptions)
         if steps >= self.horizon:
-            return (measured,)
-        return measured, (
+            return measured, *assumed
+        return (
+            measured,
+            *assumed,
             f"Caution: the sequences are shorter than the horizon, so what is said of it is "
             f"extrapolated. If these are {plural(steps, 'sequence')} of {plural(sequences, 'step')}"
-            ", the file has the other order of axes: see --layout."
+            ", the file has the other order of axes: see --layout.",
         )
 
     def excerpt(self, *, steps: int, trajectories: int, double: bool = False) -> Excerpt:

@@ -73,10 +73,11 @@ class Section:
 
     Attributes:
         heading: Its title.
-        text: Paragraphs that explain the numbers and how they were measured.
+        text: Paragraphs that explain the numbers and how they were measured; folded on the page.
         tables: Tables.
         figures: Figures.
         code: Source code to copy.
+        example: Source code that belongs to the text, and is folded with it.
         meaning: Paragraphs with the result and what it means.
         notes: Warnings about what degrades the result.
         numbers: All numbers of the section by name, for JSON.
@@ -87,6 +88,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     code: str = ""
+    example: str = ""
     meaning: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -91,7 +91,8 @@ def markdown_table(table: Table) -> str:
 
 
 def _text_escaped(value: object) -> object:
-    return printable(value) if isinstance(value, str) else value
+    # What a macro returns is markup, and its text is escaped already.
+    return printable(value) if type(value) is str else value
 
 
 def _data_address(figure: Figure) -> str:

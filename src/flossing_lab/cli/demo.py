@@ -51,7 +51,9 @@ def add_command(commands: "Commands") -> None:
         help="file of the figure: .png, .pdf or .svg (default: %(default)s)",
     )
     demo.add_argument(
+        "--json",
         "--records",
+        dest="records",
         type=writable_path(),
         metavar="PATH",
         help="also write all results, configurations and the environment as JSON",

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -125,8 +125,34 @@ def _label(progress: "Progress") -> str:
     return f"{task_in_words(first)}, {first.architecture.cell}, {arm}, {seeds}: {progress.phase}"
 
 
+def print_table(console: "Console", table: "Table", *, title: str | None = None) -> None:
+    """Print a report's table with as many of its columns, from the left, as the console is wide.
+
+    At least two columns are shown; a line names those that are left out.
+    """
+    shown = len(table.columns)
+    # Without a limit: what is measured is otherwise cut to the width of the console.
+    unlimited = console.options.update(width=10_000)
+    while shown > 2:
+        drawn = rich_table(_first(table, shown))
+        if console.measure(drawn, options=unlimited).minimum <= console.width:
+            break
+        shown -= 1
+    console.print(rich_table(_first(table, shown), title=title))
+    if left_out := table.columns[shown:]:
+        console.print(f"Left out for width: {', '.join(left_out)}.")
+
+
+def _first(table: "Table", columns: int) -> "Table":
+    rows = tuple(row[:columns] for row in table.rows)
+    return replace(table, columns=table.columns[:columns], rows=rows)
+
+
 def rich_table(table: "Table", *, title: str | None = None) -> "RichTable":
-    """Return a report's table for the terminal, with columns of words aligned to the left."""
+    """Return a report's table for the terminal, with columns of words aligned to the left.
+
+    Headings break between words; cells do not break.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
 
@@ -143,7 +169,9 @@ def rich_table(table: "Table", *, title: str | None = None) -> "RichTable":
     for index, column in enumerate(table.columns):
         cells = [row[index] for row in table.rows]
         words = all(isinstance(cell, str) and cell[:1].isalpha() for cell in cells)
-        drawn.add_column(column, justify="left" if words else "right", overflow="fold")
+        widest = max(len(word) for word in (*column.split(), *map(shown, cells)))
+        justify = "left" if words else "right"
+        drawn.add_column(column, justify=justify, overflow="fold", min_width=widest)
     for row in table.rows:
         drawn.add_row(*map(shown, row))
     return drawn

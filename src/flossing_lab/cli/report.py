@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flossing.support.arguments import try_outputs, writable_path
 from flossing.support.terminal import console_for
+from flossing_lab.cli.options import add_json_option, write_json
 
 if TYPE_CHECKING:
     from flossing.support.arguments import Commands
@@ -44,6 +45,7 @@ def add_command(commands: "Commands") -> None:
         help=".html: a self-contained page with tables and learning curves; .md: the tables as "
         "Markdown",
     )
+    add_json_option(report)
     report.set_defaults(run=_report)
 
 
@@ -52,12 +54,12 @@ def _report(options: argparse.Namespace) -> int:
     from flossing.errors import UnreadableFileError
     from flossing.report import render
     from flossing.report.rendering import markdown
-    from flossing_lab.cli.progress import print_path, rich_table
-    from flossing_lab.runs.comparison import comparison, tables
+    from flossing_lab.cli.progress import print_path, print_table
+    from flossing_lab.runs.comparison import comparison, numbers_document, tables
     from flossing_lab.runs.store import Store
 
     console = console_for(options)
-    try_outputs(options.output)
+    try_outputs(options.output, options.json)
     runs, refused = Store(options.folder).runs()
     for error in refused:
         console.print(f"left out: {error}", soft_wrap=True)
@@ -67,10 +69,12 @@ def _report(options: argparse.Namespace) -> int:
             "that was the --output of flossing train or flossing sweep"
         )
     for table in tables(runs):
-        console.print(rich_table(table))
+        print_table(console, table)
+    untrusted = [str(error) for error in refused]
+    write_json(console, options.json, numbers_document(runs, untrusted))
     if options.output is not None:
         title = f"Runs in {options.folder.resolve().name}"
-        report = comparison(runs, title=title, refused=[str(error) for error in refused])
+        report = comparison(runs, title=title, refused=untrusted)
         text = markdown(report) if options.output.suffix.lower() == ".md" else render(report)
         options.output.write_text(text, encoding="utf-8")
         print_path(console, "Report", options.output)

@@ -2,12 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flossing.support.arguments import folder_path, try_outputs
+from flossing.support.environment import environment
 from flossing.support.terminal import console_for
-from flossing_lab.cli.options import add_worker_options
+from flossing_lab.cli.options import add_json_option, add_worker_options, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,6 +95,7 @@ def add_command(commands: "Commands") -> None:
         action="store_true",
         help="run nothing; record and draw what is finished, after an interruption",
     )
+    add_json_option(reproduce)
     reproduce.set_defaults(run=_reproduce)
 
 
@@ -113,11 +116,12 @@ def _reproduce(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
     from flossing_lab.cli.progress import print_path
     from flossing_lab.studies.page import PAGE
+    from flossing_lab.studies.record import read_records
     from flossing_lab.studies.registry import FIGURES, STUDIES
     from flossing_lab.studies.reproduce import Folder, present
 
     console = console_for(options)
-    try_outputs(options.output / PAGE)
+    try_outputs(options.output / PAGE, options.json)
     folder = Folder(options.output)
     wanted = {*options.names, *(FIGURES if ALL in options.names else ())}
     names = [name for name in STUDIES if name in wanted]
@@ -133,6 +137,13 @@ def _reproduce(options: argparse.Namespace) -> int:
     else:
         draw(*names)
     print_path(console, "Page", folder.path / PAGE)
+    found = read_records(options.records or folder.records)
+    findings = {
+        name: [asdict(each) for each in STUDIES[name].findings(found[name].results)]
+        for name in names
+        if name in found
+    }
+    write_json(console, options.json, {"environment": environment(), "findings": findings})
     return 0
 
 

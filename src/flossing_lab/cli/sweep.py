@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flossing.support.arguments import folder_path, try_outputs
 from flossing.support.terminal import console_for
-from flossing_lab.cli.options import add_worker_options
+from flossing_lab.cli.options import add_json_option, add_worker_options, write_json
 from flossing_lab.runs.setups import SETUPS
 
 if TYPE_CHECKING:
@@ -80,22 +80,24 @@ def add_command(commands: "Commands") -> None:
         "--setup", choices=tuple(SETUPS), help="set-up of a file that does not name one"
     )
     add_worker_options(sweep)
+    add_json_option(sweep)
     sweep.set_defaults(run=_sweep)
 
 
 def _sweep(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
-    from flossing_lab.cli.progress import print_path, rich_table, run_with_progress
-    from flossing_lab.runs.comparison import tables
+    from flossing_lab.cli.progress import print_path, print_table, run_with_progress
+    from flossing_lab.runs.comparison import numbers_document, tables
     from flossing_lab.runs.grid import read_grid
 
     console = console_for(options)
     configurations = read_grid(options.file, setup=options.setup)
-    try_outputs(options.output / "tried")
+    try_outputs(options.output / "tried", options.json)
     runs = run_with_progress(
         configurations, options.output, console, workers=options.workers, dask=options.dask
     )
     for table in tables(runs):
-        console.print(rich_table(table))
+        print_table(console, table)
+    write_json(console, options.json, numbers_document(runs))
     print_path(console, "Runs", options.output)
     return 0

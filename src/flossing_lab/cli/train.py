@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flossing.support.arguments import folder_path, positive_number, try_outputs, whole_number
 from flossing.support.terminal import console_for
+from flossing_lab.cli.options import add_json_option, write_json
 from flossing_lab.runs.configuration import Architecture, Configuration, Training
 from flossing_lab.runs.schedules import SCHEDULES
 from flossing_lab.runs.setups import SETUPS
@@ -145,6 +146,7 @@ def add_command(commands: "Commands") -> None:
     running.add_argument(
         "--output", type=folder_path, metavar="FOLDER", help="folder in which the runs are kept"
     )
+    add_json_option(running)
     train.set_defaults(run=_train)
 
 
@@ -175,15 +177,17 @@ def _add_field(group: "Group", kind: Any, name: str, read: Any, text: str) -> No
 
 def _train(options: argparse.Namespace) -> int:
     # Imported here, because --help works without the extra `cli`.
-    from flossing_lab.cli.progress import print_path, rich_table, run_with_progress
+    from flossing_lab.cli.progress import print_path, print_table, run_with_progress
     from flossing_lab.runs.grid import grid
+    from flossing_lab.runs.records import condensed
     from flossing_lab.runs.store import Store
 
     console = console_for(options)
     configurations = grid(_document(options))
-    try_outputs(options.output and options.output / "tried")
+    try_outputs(options.output and options.output / "tried", options.json)
     runs = run_with_progress(configurations, options.output, console, workers=options.workers)
-    console.print(rich_table(_table(runs), title=options.task))
+    print_table(console, _table(runs), title=options.task)
+    write_json(console, options.json, {"runs": [condensed(run).document() for run in runs]})
     if options.output is not None:
         for run in runs:
             print_path(console, "Run", Store(options.output).path(run.configuration))

@@ -18,6 +18,7 @@ from flossing.plots import (
 )
 from flossing.report.model import Fact, Figure, Report, Section, Table
 from flossing.report.pictures import HEIGHT, figure_from, new_axes
+from flossing.support.environment import environment
 from flossing.support.formatting import format_number, format_share, plural
 from flossing_lab.runs.differences import settings, task_in_words
 from flossing_lab.runs.outcomes import Arm, arms
@@ -71,6 +72,20 @@ def comparison(runs: Sequence[AnyRun], *, title: str, refused: Sequence[str] = (
     return Report(title, facts, (), (results, *curves))
 
 
+def numbers_document(runs: Sequence[AnyRun], refused: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the numbers behind the tables, for JSON.
+
+    Args:
+        runs: in any order.
+        refused: messages about files that could not be trusted.
+    """
+    return {
+        "environment": environment(),
+        "arms": [_numbers(arm) for arm in arms(runs)],
+        "not_trusted": list(refused),
+    }
+
+
 def tables(runs: Sequence[AnyRun]) -> tuple[Table, ...]:
     """Return a table of the arms with an accuracy and one of the regressions, each if any."""
     found = arms(runs)
@@ -97,13 +112,13 @@ def _accuracy_table(found: Sequence[Arm]) -> Table:
         "data that is not trained on. All else: medians over seeds, where one that never gets "
         f"there counts as infinite ({NEVER}). Seconds: of flossing and training, without "
         "evaluations, for one network.",
-        ("success", f"epochs to {threshold}", f"seconds to {threshold}", "accuracy"),
+        ("success", "accuracy"),
+        (f"epochs to {threshold}", f"seconds to {threshold}"),
         found,
+        lambda arm: (format_share(arm.success_rate), f"{100 * arm.median_accuracy:.1f} %"),
         lambda arm: (
-            format_share(arm.success_rate),
             or_never(arm.median_epochs, "{:.0f}"),
             or_never(arm.median_seconds, "{:.1f} s"),
-            f"{100 * arm.median_accuracy:.1f} %",
         ),
     )
 
@@ -113,26 +128,32 @@ def _error_table(found: Sequence[Arm]) -> Table:
         "Mean squared error after training, on data that is not trained on; medians over seeds. "
         "Seconds without evaluations, for one network.",
         ("mean squared error",),
+        (),
         found,
         lambda arm: (format_number(arm.median_loss),),
+        lambda _: (),
     )
 
 
 def _table(
     caption: str,
-    columns: tuple[str, ...],
+    outcome: tuple[str, ...],
+    course: tuple[str, ...],
     found: Sequence[Arm],
-    cells: Callable[[Arm], tuple[str, ...]],
+    outcome_of: Callable[[Arm], tuple[str, ...]],
+    course_of: Callable[[Arm], tuple[str, ...]],
 ) -> Table:
+    """Return a table with the outcomes first, for a narrow terminal or page shows no more."""
     shown = settings([arm.configuration for arm in found])
     return Table(
         caption,
-        (*(shown[0] if shown else {}), "seeds", *columns, "flossing", "training"),
+        (*(shown[0] if shown else {}), *outcome, "seeds", *course, "flossing", "training"),
         tuple(
             (
                 *each.values(),
+                *outcome_of(arm),
                 len(arm.runs),
-                *cells(arm),
+                *course_of(arm),
                 f"{arm.flossing_seconds:.1f} s" if arm.configuration.flossing else NEVER,
                 f"{arm.training_seconds:.1f} s",
             )

@@ -75,7 +75,7 @@ def gradient_horizon_section(subject: Subject) -> Section:
             "The direction of the error in training depends on the loss, which is not part of the "
             "checkpoint or of the inputs. With the loss, in Python:",
         ),
-        code=_CODE,
+        example=_CODE,
         numbers={
             "lags": nested_numbers(result.lags),
             "threshold": result.threshold,

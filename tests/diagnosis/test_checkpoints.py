@@ -245,7 +245,7 @@ def test_no_file(tmp_path):
         load_network(tmp_path)
 
 
-@pytest.mark.parametrize("content", [torch.zeros(3), {"epoch": 3}, [2.0], 7])
+@pytest.mark.parametrize("content", [{"epoch": 3}, [2.0], 7])
 def test_no_named_tensors(saved, content):
     with pytest.raises(InvalidCheckpointError, match="without named tensors"):
         load_network(saved(content))
@@ -406,7 +406,7 @@ def test_tensors_that_a_factory_does_not_take_are_named(saved, own_cell):
     weights = linear_weights(3, "cell.") | {"readout.weight": torch.ones(1, 3)}
     description = Description(module=f"{own_cell}:make")
     network = load_network(saved(weights), description)
-    assert network.assumptions == ("tensors of the file without a place in it: readout.weight",)
+    assert network.assumptions == ("these tensors of the file do not count: readout.weight",)
     assert load_network(saved(linear_weights(3, "cell.")), description).assumptions == ()
     careless = Description(module=f"{own_cell}:make_careless")
     weights = linear_weights(3) | {"recurrent.mask": torch.ones(3, 3)}

@@ -416,6 +416,13 @@ def test_tensors_that_a_factory_does_not_take_are_named(saved, own_cell):
         load_network(saved(weights), careless)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.complex64])
+def test_a_factory_does_not_take_integers_for_weights(saved, own_cell, dtype):
+    weights = {name: weight.to(dtype) for name, weight in linear_weights(3).items()}
+    with pytest.raises(InvalidCheckpointError, match="save it as floating point"):
+        load_network(saved(weights), Description(module=f"{own_cell}:make"))
+
+
 def test_a_factory_that_cannot_be_imported(saved):
     message = r"nowhere.at_all:make could not be imported \(ModuleNotFoundError: No module named"
     with pytest.raises(InvalidOptionError, match=message):

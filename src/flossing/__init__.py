@@ -41,6 +41,7 @@ from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import log_growth_rates, lyapunov_spectrum
 from flossing.support.environment import installed_version
 from flossing.systems.directions import OneDirection, one_direction
+from flossing.systems.keras import keras_layer
 from flossing.watch import Watcher, watch
 
 __version__ = installed_version()
@@ -91,6 +92,7 @@ __all__ = [
     "floss",
     "flossing_loss",
     "gradient_horizon",
+    "keras_layer",
     "log_growth_rates",
     "long_term_jacobian",
     "lyapunov_spectrum",

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from scipy.io import savemat
 from torch import nn
 
 from flossing.cli import main
@@ -203,6 +205,16 @@ def test_archives_that_would_fill_the_memory(tmp_path):
             load_network(tmp_path / name)
 
 
+def test_an_archive_that_claims_to_be_one_of_several(tmp_path, saved):
+    path = saved(LAYER)
+    content = bytearray(path.read_bytes())
+    # The number of this part, in the locator of the central directory.
+    content[content.rindex(b"PK\x06\x07") + 16] = 9
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFileError, match="is damaged"):
+        load_network(path)
+
+
 def test_only_the_array_that_is_wanted_is_read(tmp_path):
     path = tmp_path / "arrays.npz"
     np.savez(path, small=np.zeros((5, 3)), large=np.arange(999.0))
@@ -221,6 +233,18 @@ def test_a_module_of_pytorch_saved_by_numpy(tmp_path):
     assert load_network(tmp_path / "weights.npz").summary.startswith("LSTM: 3 inputs")
 
 
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int8", "uint16", "int64", "bool"])
+def test_arrays_of_matlab(tmp_path, compressed, dtype):
+    path = tmp_path / "inputs.mat"
+    values = np.arange(-12, 12).reshape(4, 2, 3).astype(dtype)
+    others = {"z": 1j * np.ones(3), "text": "abc", "cells": np.array([1, "a"], dtype=object)}
+    savemat(path, {"inputs": values, "struct": {"a": 1}, **others}, do_compression=compressed)
+    read = read_sequences(path)
+    assert read.dtype == (torch.float32 if dtype == "float32" else torch.float64)
+    assert torch.equal(read.double(), torch.as_tensor(values.astype(float)))
+
+
 def write_all(folder):
     """Write a good file of every kind, with its reader."""
     arrays = {name: weight.numpy() for name, weight in LAYER.items()}
@@ -228,12 +252,18 @@ def write_all(folder):
     np.savez(folder / "weights.npz", **arrays)
     np.savez_compressed(folder / "packed.npz", **arrays)
     np.save(folder / "inputs.npy", np.ones((4, 3)))
+    savemat(folder / "plain.mat", arrays)
+    savemat(folder / "packed.mat", arrays, do_compression=True)
+    save_file(LAYER, folder / "weights.safetensors")
     (folder / "inputs.csv").write_text("name,x,y\na,1,2\na,3,4\nb,5,6\nb,7,8\n")
     (folder / "model.toml").write_text('module = "LSTM"\nprefix = "state_dict."\n[arguments]\n')
     return {
         "weights.pt": load_network,
         "weights.npz": load_network,
         "packed.npz": load_network,
+        "plain.mat": load_network,
+        "packed.mat": load_network,
+        "weights.safetensors": load_network,
         "inputs.npy": read_sequences,
         "inputs.csv": lambda path: read_sequences(path, sequence_column="name"),
         "model.toml": read_description,

@@ -4,7 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flossing.diagnosis.checkpoints import Description, Network, load_network, read_description
+from flossing.diagnosis.checkpoints import (
+    Description,
+    Network,
+    load_network,
+    rate_network_of,
+    read_description,
+)
 from flossing.diagnosis.inputs import driving_inputs
 from flossing.support.arguments import try_outputs, whole_number, writable_path
 from flossing.support.terminal import console_for
@@ -52,6 +58,19 @@ custom modules:
     nonlinearity = "relu"                     # of an RNN
     [arguments]                               # of the factory
     hidden_size = 64
+
+rate networks:
+  Matrices W and U and a vector b, by their names in the file, with the settings
+    product       Wx: rows of W receive, U is (units, inputs); xW: columns do
+    leak          a = dt / tau; 1 for discrete time
+    variable      rate:    r <- (1 - a) r + a phi(W r + U u + b)
+                  current: x <- (1 - a) x + a (W phi(x) + U u + b)
+    nonlinearity  phi: tanh, relu, sigmoid, softplus or linear
+    recurrent, inputs, bias, mask, input_mask, signs
+                  names of arrays, or none; masks multiply weights entry by entry,
+                  signs (Dale's law) make W = |W| times the sign of the sender
+  on the command line or as a table [rate_network] of a description file:
+    flossing analyze W.npy --rate-network product=Wx,leak=1,nonlinearity=tanh
 """
 
 
@@ -68,7 +87,7 @@ def add_command(commands: "Commands") -> None:
         "checkpoint",
         type=Path,
         metavar="CHECKPOINT",
-        help="a file saved by torch.save, or .safetensors",
+        help="a file saved by torch.save, or .safetensors, .npz, .npy or .mat",
     )
     _add_network_options(analyze.add_argument_group("network"))
     _add_input_options(analyze.add_argument_group("inputs"))
@@ -95,6 +114,13 @@ def _add_network_options(group: "Group") -> None:
         help="nonlinearity of an RNN, which a checkpoint does not contain (default: tanh)",
     )
     group.add_argument(
+        "--rate-network",
+        type=_settings,
+        metavar="SETTINGS",
+        help="the file's arrays are a rate network, such as product=Wx,leak=0.1,variable=rate,"
+        "nonlinearity=tanh,recurrent=W,inputs=U,bias=b; see below",
+    )
+    group.add_argument(
         "--description",
         type=Path,
         metavar="PATH",
@@ -115,7 +141,7 @@ def _add_input_options(group: "Group") -> None:
         "--inputs",
         type=Path,
         metavar="PATH",
-        help="file of sequences: .npy, .npz, .csv, .pt, .pth or .safetensors",
+        help="file of sequences: .npy, .npz, .mat, .csv, .pt, .pth or .safetensors",
     )
     source.add_argument(
         "--task",
@@ -206,6 +232,15 @@ def _add_output_options(group: "Group") -> None:
     )
 
 
+def _settings(text: str) -> dict[str, str]:
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and value.strip() for name, _, value in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of settings: write NAME=VALUE,NAME=VALUE"
+        )
+    return {name.strip(): value.strip() for name, _, value in parts}
+
+
 def _chapters(text: str) -> "tuple[Chapter, ...]":
     from flossing.diagnosis.chapters import CHAPTERS
 
@@ -268,6 +303,9 @@ def _network(options: argparse.Namespace) -> Network:
         prefix=told.prefix if options.prefix is None else options.prefix,
         nonlinearity=options.nonlinearity or told.nonlinearity,
         arguments=told.arguments,
+        rate_network=told.rate_network
+        if options.rate_network is None
+        else rate_network_of(options.rate_network),
     )
     return load_network(options.checkpoint, description)
 

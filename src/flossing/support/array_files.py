@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +13,10 @@ from torch import Tensor
 
 from flossing.errors import UnreadableFileError
 from flossing.support.foreign_files import refuse_foreign
-from flossing.support.tensor_files import UNNAMED, require_archive, require_file
+from flossing.support.matlab_files import matlab_arrays
+from flossing.support.tensor_files import UNNAMED, is_archive, require_file
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".mat")
-
-# What `scipy.io.whosmat` calls arrays of numbers.
-_NUMERIC = (
-    "double",
-    "single",
-    "logical",
-    *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)),
-)
-_LARGEST_MAT = 2**32
-"""Bytes of the largest array of MATLAB that is read; the file may be compressed a thousandfold."""
 
 
 def array_names(path: Path) -> list[str]:
@@ -33,15 +24,13 @@ def array_names(path: Path) -> list[str]:
 
     Raises:
         UnreadableFileError: The file is missing, damaged, or of another kind.
-        ImportError: SciPy, which reads `.mat`, is not installed.
     """
     require_file(path)
     if path.suffix.lower() == ".mat":
-        return list(_variables(path))
+        return list(matlab_arrays(path))
     refuse_foreign(path)
-    if not zipfile.is_zipfile(path):
+    if not is_archive(path):
         return [UNNAMED]
-    require_archive(path)
     with _opened(path) as archive:
         return list(archive.files)
 
@@ -53,7 +42,7 @@ def load_array(path: Path, name: str) -> NDArray[Any]:
         UnreadableFileError: The array is damaged, or contains objects instead of numbers.
     """
     if path.suffix.lower() == ".mat":
-        return _load_variable(path, name)
+        return matlab_arrays(path)[name]
     with _opened(path) as content:
         return content if name == UNNAMED else content[name]
 
@@ -101,49 +90,3 @@ def _opened(path: Path) -> Generator[Any]:
             f"{str(path)!r} is damaged, or contains objects instead of numbers ({reason}): write "
             "it again with numpy.save"
         ) from error
-
-
-def _variables(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the numeric variables of a file of MATLAB."""
-    with path.open("rb") as file:
-        beginning = file.read(32)
-    if beginning.startswith((b"MATLAB 7.3", b"\x89HDF")):
-        raise UnreadableFileError(
-            f"{str(path)!r} is of MATLAB's version 7.3, which is HDF5: save it in MATLAB with "
-            "save('weights.mat', 'W', '-v7'), and pass that file"
-        )
-    refuse_foreign(path)
-    try:
-        from scipy.io import whosmat  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
-    except ImportError as error:
-        raise ImportError(
-            "files that end in .mat need the package SciPy, which could not be imported; install "
-            "it with: pip install scipy"
-        ) from error
-    try:
-        found = cast("list[tuple[str, tuple[int, ...], str]]", whosmat(str(path)))
-    except Exception as error:
-        raise _not_matlab(path, error) from error
-    return {name: shape for name, shape, kind in found if kind in _NUMERIC}
-
-
-def _load_variable(path: Path, name: str) -> NDArray[Any]:
-    if np.prod([float(size) for size in _variables(path)[name]]) * 8 > _LARGEST_MAT:
-        raise UnreadableFileError(
-            f"{name} in {str(path)!r} has the shape {_variables(path)[name]}, more than "
-            f"{_LARGEST_MAT / 2**30:.0f} GiB: save the part that is needed"
-        )
-    from scipy.io import loadmat  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
-
-    try:
-        return cast(Any, loadmat)(str(path), variable_names=[name])[name]
-    except Exception as error:
-        raise _not_matlab(path, error) from error
-
-
-def _not_matlab(path: Path, error: Exception) -> UnreadableFileError:
-    reason = " ".join(str(error).split())[:100]
-    return UnreadableFileError(
-        f"{str(path)!r} is damaged, or not a file of MATLAB ({reason}): save it again "
-        "with save('weights.mat', 'W', '-v7')"
-    )

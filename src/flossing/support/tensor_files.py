@@ -92,7 +92,7 @@ def load_pytorch(path: Path) -> object:
     """
     require_file(path)
     refuse_foreign(path)
-    require_archive(path)
+    is_archive(path)
     try:
         # The warnings advise to load unsafely; where they matter, an error follows.
         with ignored_warnings(), torch.serialization.safe_globals(cast(Any, _BYSTANDERS)):
@@ -132,15 +132,15 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def require_archive(path: Path) -> None:
-    """Require that a file, if it is a zip archive, holds about as much as its size lets expect.
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive, which has to hold about as much as its size lets expect.
 
     Raises:
         UnreadableFileError: it is damaged, or would fill the memory.
     """
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     # Damaged; `zipfile` is written for archives that are whole.
@@ -154,6 +154,7 @@ def require_archive(path: Path) -> None:
             f"{str(path)!r} has {stored:,} bytes that unpack to {size:,}: if that is right, save "
             "it again without compression"
         )
+    return True
 
 
 def require_values(name: str, tensor: Tensor) -> None:

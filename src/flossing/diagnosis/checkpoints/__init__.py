@@ -17,5 +17,13 @@ Example:
 
 from flossing.diagnosis.checkpoints.description import Description, read_description
 from flossing.diagnosis.checkpoints.network import Network, load_network
+from flossing.diagnosis.checkpoints.rate_network import RateNetwork, rate_network_of
 
-__all__ = ["Description", "Network", "load_network", "read_description"]
+__all__ = [
+    "Description",
+    "Network",
+    "RateNetwork",
+    "load_network",
+    "rate_network_of",
+    "read_description",
+]

@@ -94,6 +94,14 @@ def load_exactly(
             "one with --prefix"
         )
     chosen = (fitting or meant or [""])[0]
+    # PyTorch would convert them without a word, quantised weights without their scale.
+    for name, weight in module.named_parameters():
+        tensor = tensors.get(chosen + name)
+        if tensor is not None and weight.is_floating_point() > tensor.is_floating_point():
+            raise InvalidCheckpointError(
+                f"{chosen}{name} is {tensor.dtype}, but the weight of {type(module).__name__} is "
+                f"{weight.dtype}: save it as floating point, quantised weights with their scale"
+            )
     # A module may load its weights in its own way, and leave some of them out.
     weights = [weight for weight in module.parameters() if not is_lazy(weight)]
     with torch.no_grad():

@@ -12,6 +12,7 @@ from flossing.diagnosis.checkpoints.derived import Derived, recurrent_names, wit
 from flossing.diagnosis.checkpoints.description import Description
 from flossing.diagnosis.checkpoints.factory import build_by_factory, load_exactly
 from flossing.diagnosis.checkpoints.prefixes import matching_prefixes
+from flossing.diagnosis.checkpoints.rate_network import build_rate_network
 from flossing.diagnosis.checkpoints.shapes import RecurrentWeights, recurrent_weights, summary_of
 from flossing.errors import InvalidCheckpointError, InvalidOptionError
 from flossing.support.array_files import (
@@ -115,6 +116,10 @@ def load_network(path: Path, description: Description | None = None) -> Network:
     """
     description = description or Description()
     tensors = read_tensors(path)
+    if description.rate_network is not None:
+        cell, summary, unused = build_rate_network(tensors, description.rate_network)
+        states = "first states are standard normal, seed 0"
+        return Network(cell.eval(), "", summary, (states, *_unused(unused)))
     if description.factory is None:
         return _stock_network(tensors, description)
     module = build_by_factory(description.factory, description.arguments)
@@ -126,7 +131,7 @@ def load_network(path: Path, description: Description | None = None) -> Network:
         module.eval(),
         prefix,
         f"{type(module).__name__} by {description.factory}",
-        (f"tensors of the file without a place in it: {_listed(unused)}",) if unused else (),
+        _unused(unused),
     )
 
 
@@ -143,7 +148,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return _array_tensors(path)
     content = load_pytorch(path)
     tensors = named_tensors(content)
-    if not tensors or UNNAMED in tensors:
+    if not tensors:
         raise InvalidCheckpointError(
             f"{str(path)!r} contains a {type(content).__name__} without named tensors; expected a "
             "state dict: save one with torch.save(model.state_dict(), 'weights.pt')"
@@ -222,14 +227,20 @@ def _chosen(
 def _listed(names: Sequence[str]) -> str:
     """Return the first few names as text, and how many more there are."""
     more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(name or "an array without a name" for name in names[:_NAMES_SHOWN]) + (
+        f" and {more} more" if more > 0 else ""
+    )
+
+
+def _unused(names: Sequence[str]) -> tuple[str, ...]:
+    return (f"these tensors of the file do not count: {_listed(names)}",) if names else ()
 
 
 def _no_recurrent_layer(tensors: Mapping[str, Tensor]) -> str:
     return (
         "the checkpoint contains no nn.RNN, nn.GRU or nn.LSTM: expected names such as "
         f"weight_hh_l0, found {_listed(list(tensors))}; for a custom module pass --module "
-        "package.module:factory"
+        "package.module:factory, for matrices of a rate network --rate-network"
     )
 
 

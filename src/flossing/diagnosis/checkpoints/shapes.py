@@ -121,7 +121,7 @@ class RecurrentWeights:
                 f"{self.prefix}weight_hh{suffix} has the shape {(rows, columns)} for {hidden} "
                 "hidden units: expected 1 (RNN), 3 (GRU) or 4 (LSTM) times as many rows, and 4 "
                 "where there is a projection; for a custom module pass --module "
-                "package.module:factory"
+                "package.module:factory, and for weights of Keras see flossing.keras_layer"
             )
         layers = {name.rpartition("_l")[2] for name in self.tensors if "_l" in name}
         return Sizes(

@@ -37,6 +37,7 @@ from flossing.measurement.backends import compile_ahead
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import log_growth_rates, lyapunov_spectrum
 from flossing.support.environment import installed_version
+from flossing.systems.stateful import Stateful, stateful
 from flossing.watch import Watcher, watch
 
 __version__ = installed_version()
@@ -67,6 +68,7 @@ __all__ = [
     "NumericalWarning",
     "Saturation",
     "SkippedStepWarning",
+    "Stateful",
     "ToleranceWarning",
     "UnreadableFileError",
     "UnsupportedDerivativeError",
@@ -86,5 +88,6 @@ __all__ = [
     "log_growth_rates",
     "long_term_jacobian",
     "lyapunov_spectrum",
+    "stateful",
     "watch",
 ]

@@ -22,6 +22,13 @@ from flossing.errors import (
 from flossing.support.checks import require_integer
 from flossing.support.pytree import flatten
 from flossing.systems.custom import callable_recurrence
+from flossing.systems.separate_states import (
+    batched_state,
+    given_state,
+    is_neuron,
+    recurrent_part,
+)
+from flossing.systems.stateful import Stateful
 from flossing.systems.stock import StockCell, StockLayer, is_stock, stock_recurrence
 from flossing.systems.tangent import TangentMap
 
@@ -145,6 +152,8 @@ def driven_map(
             f"not a {type(system).__name__}"
         )
     check_dtype_option(dtype)
+    system = recurrent_part(system)
+    state = given_state(system, state)
     if isinstance(system, AutonomousSystem) and inputs is not None:
         raise InvalidInputError(
             f"a {type(system).__name__} makes its own inputs: leave inputs out and pass steps=..., "
@@ -177,8 +186,11 @@ def driven_map(
         recurrence, flat, batched = system.as_recurrence(state, computing)
     else:
         _refuse_layer(system, layer)
+        adapted = isinstance(system, Stateful) or is_neuron(system)
+        if adapted:
+            state = batched_state(system, inputs, state, batched=batched)
         recurrence, flat = callable_recurrence(
-            system, inputs, state, batched=batched, dtype=computing
+            system, inputs, state, batched=batched or adapted, dtype=computing
         )
     # Known only now where there are no inputs: the batch size is that of the state.
     if not lengths:

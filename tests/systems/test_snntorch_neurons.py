@@ -417,6 +417,18 @@ def test_a_memory_that_forgets_at_every_step_is_named():
         flossing.lyapunov_spectrum(neuron, torch.randn(STEPS, BATCH, UNITS))
 
 
+def test_a_neuron_of_whole_sequences_is_refused_with_its_recursion():
+    neuron, inputs = snntorch.StateLeaky(beta=0.7, channels=UNITS), currents().float()
+    with pytest.raises(flossing.UnsupportedSystemError, match=r"torch.exp\(-1 / neuron.tau\) \*"):
+        flossing.lyapunov_spectrum(neuron, inputs)
+    rest = torch.zeros(BATCH, UNITS)
+    result = flossing.lyapunov_spectrum(
+        lambda x, mem: torch.exp(-1 / neuron.tau) * mem + x, inputs, rest
+    )
+    torch.testing.assert_close(result.final_state, neuron(inputs)[1][-1])
+    torch.testing.assert_close(result.exponents, (-1 / neuron.tau).expand(BATCH, UNITS))
+
+
 def test_wrong_numbers_of_states_are_named():
     neuron, _ = made("Synaptic-subtract")
     with pytest.raises(flossing.InvalidStateError, match=r"has the states \(syn, mem\)"):

@@ -429,6 +429,14 @@ def test_a_neuron_of_whole_sequences_is_refused_with_its_recursion():
     torch.testing.assert_close(result.exponents, (-1 / neuron.tau).expand(BATCH, UNITS))
 
 
+def test_feedback_from_each_unit_to_itself():
+    neuron = snntorch.RLeaky(0.8, all_to_all=False, V=torch.full((UNITS,), 0.5), threshold=100.0)
+    result = flossing.lyapunov_spectrum(neuron, currents().float(), k=2)
+    # Far below the threshold the surrogate gradient is small.
+    logarithm = torch.full((BATCH, 2), 0.8).log()
+    torch.testing.assert_close(result.exponents, logarithm, rtol=1e-2, atol=1e-2)
+
+
 def test_wrong_numbers_of_states_are_named():
     neuron, _ = made("Synaptic-subtract")
     with pytest.raises(flossing.InvalidStateError, match=r"has the states \(syn, mem\)"):

@@ -210,6 +210,15 @@ def test_flossing_and_windows_take_stateful_cells():
     assert cell.state is None
 
 
+def test_a_single_precision_cell_in_double_precision():
+    network = nn.Sequential(nn.Linear(3, 4), Node(), nn.Linear(4, 2), Node(tau=3.0))
+    x = torch.randn(STEPS, BATCH, 3)
+    single = flossing.lyapunov_spectrum(flossing.stateful(network), x, k=2)
+    double = flossing.lyapunov_spectrum(flossing.stateful(network), x, k=2, **DOUBLE)
+    assert double.final_state["1.v"].dtype == torch.float64
+    torch.testing.assert_close(double.exponents.float(), single.exponents, rtol=1e-3, atol=1e-3)
+
+
 def test_a_bound_method_and_a_plain_object():
     class Plain:
         h = None

@@ -38,9 +38,10 @@ def recurrent_part(system: Any) -> Any:
     if isinstance(inside := getattr(system, "rnn", None), nn.RNNBase):
         return inside
     raise UnsupportedSystemError(
-        f"{type(system).__name__} computes whole sequences at once and has no step: write the "
-        "recursion that it unrolls, e.g. lambda x, mem: torch.exp(-1 / neuron.tau) * mem + x for "
-        "a StateLeaky, with state=torch.zeros(batch, channels)"
+        f"{type(system).__name__} has no step that takes a state: of one that computes whole "
+        "sequences at once, write the recursion that it unrolls, e.g. lambda x, mem: "
+        "torch.exp(-1 / neuron.tau) * mem + x for a StateLeaky, with "
+        "state=torch.zeros(batch, channels)"
     )
 
 
@@ -187,7 +188,8 @@ def _states_at_rest(neuron: Any, inputs: Tensor) -> Any:
     """
     count = len(_state_names(neuron))
     # In the default precision, in which snnTorch makes zeros: the values do not matter.
-    rows, weights = _in_default_precision({"": inputs, **neuron.state_dict()})
+    tensors = {**dict(neuron.named_parameters()), **dict(neuron.named_buffers())}
+    rows, weights = _in_default_precision({"": inputs, **tensors})
 
     def states(*given: Any) -> Any:
         return torch.func.functional_call(neuron, weights, (rows, *given))[-count:]

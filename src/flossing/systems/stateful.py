@@ -143,7 +143,11 @@ class Stateful(nn.Module):
 
     def _found(self, inputs: Tensor | None) -> tuple["_Record", list[str]]:
         """Run the cell, and return the names of what its steps change and read."""
-        calls = [()] * _STEPS if inputs is None else [(x,) for x in inputs[:_STEPS].detach()]
+        # In the cell's own precision, whatever is computed in.
+        weights = [each.dtype for each in self.parameters() if each.is_floating_point()]
+        first = None if inputs is None else inputs[:_STEPS].detach()
+        first = first if first is None or not weights else first.to(weights[0])
+        calls = [()] * _STEPS if first is None else [(x,) for x in first]
         with torch.no_grad():
             record = self._record(calls)
             changed = _changed(record)

@@ -42,6 +42,7 @@ from flossing.spectrum import log_growth_rates, lyapunov_spectrum
 from flossing.support.environment import installed_version
 from flossing.systems.directions import OneDirection, one_direction
 from flossing.systems.keras import keras_layer
+from flossing.systems.stateful import Stateful, stateful
 from flossing.watch import Watcher, watch
 
 __version__ = installed_version()
@@ -76,6 +77,7 @@ __all__ = [
     "OneDirection",
     "Saturation",
     "SkippedStepWarning",
+    "Stateful",
     "ToleranceWarning",
     "UnreadableFileError",
     "UnsupportedDerivativeError",
@@ -97,5 +99,6 @@ __all__ = [
     "long_term_jacobian",
     "lyapunov_spectrum",
     "one_direction",
+    "stateful",
     "watch",
 ]

@@ -63,9 +63,13 @@ def lyapunov_spectrum(
             structure of tensors; without inputs, `(state) -> state`. A callable must be a
             deterministic function of its arguments that accepts any batch size and treats its rows
             independently; the batch is the first dimension.
+            Several tensors of a state may be arguments of their own, `(x_t, s1, s2) -> (s1, s2)` or
+            `-> (out, s1, s2)`. Neurons of snnTorch are systems as they are; other cells that keep
+            their state inside are, through `flossing.stateful`.
         inputs: (T, B, D), or (B, T, D) if the module is `batch_first`; (T, D) for one trajectory;
             or a `PackedSequence`, of which each trajectory counts its own steps only.
-        state: initial state in the module's own convention; zero if `None` (stock modules only).
+        state: initial state in the module's own convention; zero if `None` (stock modules and
+            neurons of snnTorch; for `flossing.stateful` what it finds).
         steps: number of steps of a map without inputs.
         k: number of exponents; `None` for all n of the state.
         state_transient: number of first steps that only advance the state.

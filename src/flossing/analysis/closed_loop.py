@@ -20,6 +20,7 @@ from flossing.systems.custom import (
 )
 from flossing.systems.module_precision import computing_in
 from flossing.systems.recurrence import System, computing_dtype, driven_map
+from flossing.systems.separate_states import is_neuron, takes_separate_states
 from flossing.systems.stock import (
     StockCell,
     StockLayer,
@@ -180,7 +181,9 @@ class ClosedLoop(nn.Module):
 
     def _advance(self, inputs: Tensor, state: Any) -> Any:
         if not is_stock(self.system):
-            return state_of(self.system(inputs, state), state)
+            separate = takes_separate_states(self.system, state, driven=True)
+            result = self.system(inputs, *(state if separate else (state,)))
+            return state_of(result, state, neuron=is_neuron(self.system))
         flat = self._flat(state, computing_dtype(self, None, state))
         rows = inputs if flat.batched else inputs.unsqueeze(0)
         return flat.driven.unpack(flat.driven.step(rows, flat.state), batched=flat.batched)

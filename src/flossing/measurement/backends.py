@@ -13,13 +13,8 @@ from flossing.compiled.warm_up import KINDS
 from flossing.errors import InvalidOptionError
 from flossing.measurement.compiled_growth import compiled_growth
 from flossing.measurement.growth import Backend, reference_growth, torch_growth
-from flossing.systems.recurrence import (
-    DrivenMap,
-    Recurrence,
-    System,
-    check_dtype_option,
-    computing_dtype,
-)
+from flossing.systems.arguments import check_dtype_option
+from flossing.systems.recurrence import DrivenMap, Recurrence, System, computing_dtype
 from flossing.systems.stock import StockRecurrence, is_stock, stock_recurrence
 from flossing.systems.wrapped import unwrapped
 

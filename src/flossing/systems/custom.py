@@ -20,6 +20,7 @@ from flossing.support.pytree import Rebuild, constants, describe, flatten, same_
 from flossing.support.torch_typed import fork_rng, split
 from flossing.systems.cell_tangent import CellTangent, depends_on_state, jacobians_pay
 from flossing.systems.module_precision import computing_in
+from flossing.systems.separate_states import after_output, is_neuron, takes_separate_states
 from flossing.systems.step_checks import (
     companions,
     require_independent_rows,
@@ -56,6 +57,8 @@ class CallableRecurrence:
         convention: replaces `unpack` for states whose tensors do not have the batch as their first
             dimension; `None` if they do.
         constants: what in a state is not a tensor, and so is never changed.
+        separate: whether the tensors of the state are arguments of their own.
+        neuron: whether it is one of snnTorch's neurons.
     """
 
     function: Callable[..., Any]
@@ -66,6 +69,8 @@ class CallableRecurrence:
     rebuild: Rebuild
     convention: Callable[..., Any] | None = None
     constants: tuple[Any, ...] = ()
+    separate: bool = False
+    neuron: bool = False
 
     @property
     def state_size(self) -> int:
@@ -156,8 +161,9 @@ class CallableRecurrence:
 
     def _call(self, inputs: Tensor | None, state: Float[Tensor, "*R n"]) -> Float[Tensor, "*R n"]:
         tree = self._tree(state)
+        states = tuple(tree) if self.separate else (tree,)
         try:
-            result = self.function(inputs, tree) if self.driven else self.function(tree)
+            result = self.function(inputs, *states) if self.driven else self.function(*states)
         except _NOT_OF_THE_STEP:
             raise
         except Exception as error:
@@ -170,7 +176,7 @@ class CallableRecurrence:
                 "recurrent module itself rather than a model around it, and batched inputs and "
                 "state if it cannot be mapped over a batch by torch.vmap"
             ) from error
-        after = state_of(result, tree)
+        after = state_of(result, tree, neuron=self.neuron)
         if self.constants:
             self._require_constants(after)
         flat = [leaf.reshape(*state.shape[:-1], -1) for leaf in flatten(after)[0]]
@@ -213,7 +219,8 @@ def callable_recurrence(
     if not leaves:
         raise InvalidStateError(
             "a callable needs an initial state, a tensor or a structure of tensors, which defines "
-            f"its size; got {describe(state)}: pass state=..., e.g. torch.zeros(batch, size)"
+            f"its size; got {describe(state)}: pass state=..., e.g. torch.zeros(batch, size), or "
+            "flossing.stateful(cell) if the cell keeps its state inside"
         )
     if batched:
         _check_batch(leaves, inputs)
@@ -233,6 +240,8 @@ def callable_recurrence(
         shapes,
         rebuild,
         constants=tuple(constants(state)),
+        separate=takes_separate_states(system, state, driven=inputs is not None),
+        neuron=is_neuron(system),
     )
     probe(recurrence, system, inputs, flat)
     return recurrence, flat
@@ -266,12 +275,15 @@ def _name(system: Callable[..., Any]) -> str:
     return getattr(system, "__name__", type(system).__name__)
 
 
-def state_of(result: Any, state: Any) -> Any:
+def state_of(result: Any, state: Any, *, neuron: bool = False) -> Any:
     """Return the next state from what a step returned: a state, or an output and a state.
+
+    Of a neuron of snnTorch the states are the last results.
 
     Raises:
         UnsupportedSystemError: neither has the structure and shapes of the state before.
     """
+    result = after_output(result, state, neuron=neuron)
     # The state itself first: a state that is a pair, like an LSTM's, is not (output, state).
     if same_structure(result, state):
         return result

@@ -10,7 +10,7 @@ from flossing.errors import InvalidStateError, UnsupportedSystemError
 from flossing.support.checks import require_choice, require_integer
 from flossing.support.pytree import describe, flatten
 from flossing.systems.stock import has_stock_forward
-from flossing.systems.stock_weights import has_pre_hooks
+from flossing.systems.stock_weights import has_hooks
 
 Inputs = Tensor | PackedSequence
 
@@ -115,10 +115,10 @@ def _two_directions(system: nn.Module) -> nn.RNN | nn.GRU | nn.LSTM:
         raise UnsupportedSystemError(
             f"this {name} has one direction only: pass it to lyapunov_spectrum itself"
         )
-    if has_pre_hooks(system) or parametrize.is_parametrized(system):
+    if has_hooks(system) or parametrize.is_parametrized(system):
         raise UnsupportedSystemError(
             f"the weights of this {name} are computed from other parameters (a parametrization, "
-            "pruning or another forward pre-hook), which its two directions cannot share: make "
+            "pruning or another hook), which its two directions cannot share: make "
             "them permanent first, with torch.nn.utils.parametrize.remove_parametrizations or "
             "torch.nn.utils.prune.remove"
         )

@@ -1,11 +1,13 @@
 """A custom module called in a given precision, without any call leaving a trace in it."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flossing.systems.separate_states import explicit_states, has_neurons
 from flossing.systems.stock_weights import has_hooks
 
 
@@ -27,6 +29,7 @@ def computing_in(
     parameters = parameters or {}
     foreign = {name: p for name, p in system.named_parameters() if _in(p, dtype) is not p}
     own = dict(system.named_buffers())
+    neurons = has_neurons(system)
     # A hook before the forward stores the weight that it computes as a plain attribute; others
     # count calls there, or record what they see.
     hooked = [module for module in system.modules() if has_hooks(module)]
@@ -48,7 +51,8 @@ def computing_in(
         try:
             for current, before in attributes:
                 current.update({name: _copied(value) for name, value in before.items()})
-            result = torch.func.functional_call(system, {**copies, **replaced}, arguments)
+            with explicit_states(system) if neurons else nullcontext():
+                result = torch.func.functional_call(system, {**copies, **replaced}, arguments)
         finally:
             for current, before in attributes:
                 current.update(before)

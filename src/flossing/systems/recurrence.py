@@ -1,17 +1,16 @@
 """Recurrent maps on flat states, and the conversion of modules, cells and callables to them.
 
-The only place where a system, its inputs and its initial state are checked; everything behind
-`driven_map` relies on it.
+`driven_map` checks a system, its inputs and its initial state; everything behind it relies on that.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from flossing.errors import (
     InvalidInputError,
@@ -20,10 +19,26 @@ from flossing.errors import (
     UnsupportedSystemError,
 )
 from flossing.support.autocast import without_autocast
-from flossing.support.checks import require_integer
-from flossing.support.pytree import flatten
+from flossing.systems.arguments import (
+    autonomous_steps,
+    check_devices,
+    check_dtype_option,
+    check_state_tensors,
+    checked_inputs,
+    computable,
+    dtype_of,
+    recordable,
+    time_first,
+)
 from flossing.systems.custom import callable_recurrence
 from flossing.systems.plain_tensors import require_plain_tensors
+from flossing.systems.separate_states import (
+    batched_state,
+    given_state,
+    is_neuron,
+    recurrent_part,
+)
+from flossing.systems.stateful import Stateful
 from flossing.systems.stock import StockCell, StockLayer, is_stock, stock_recurrence
 from flossing.systems.tangent import TangentMap
 from flossing.systems.wrapped import (
@@ -157,6 +172,8 @@ def driven_map(
         )
     check_dtype_option(dtype)
     require_plain_tensors(system, inputs, state)
+    system = recurrent_part(system)
+    state = given_state(system, state)
     if isinstance(system, AutonomousSystem) and inputs is not None:
         raise InvalidInputError(
             f"a {type(system).__name__} makes its own inputs: leave inputs out and pass steps=..., "
@@ -166,12 +183,12 @@ def driven_map(
         refuse_whole_model(system, state)
     # Three precisions: the system's own, the one asked for, and the one computed in, which is the
     # latter if given, else the former unless that is half precision.
-    own_dtype = _own_dtype(system, inputs, state)
+    own_dtype = dtype_of(system, inputs, state)
     computing = dtype or computing_dtype(system, inputs, state)
-    inputs, lengths, batched = _time_first(system, inputs, state)
-    _check_devices(system, inputs, state)
+    inputs, lengths, batched = time_first(system, inputs, state)
+    check_devices(system, inputs, state)
     if inputs is None:
-        steps = _autonomous_steps(system, steps)
+        steps = autonomous_steps(system, steps)
     elif steps is not None and steps != len(inputs):
         raise InvalidOptionError(
             f"steps={steps}, but the inputs have {len(inputs)} steps: leave steps out, which is "
@@ -179,8 +196,8 @@ def driven_map(
         )
     else:
         steps = len(inputs)
-        inputs = _recordable(_checked_inputs(inputs, own_dtype, dtype).to(computing))
-    _check_state_tensors(state, own_dtype, dtype)
+        inputs = recordable(checked_inputs(inputs, own_dtype, dtype).to(computing))
+    check_state_tensors(state, own_dtype, dtype)
     # Three kinds of systems: PyTorch's modules, whose Jacobians have the structure A + C W; systems
     # that flatten their states themselves; and any other callable, by automatic differentiation.
     if is_stock(system):
@@ -190,9 +207,12 @@ def driven_map(
         recurrence, flat, batched = system.as_recurrence(state, computing)
     else:
         _refuse_layer(system, layer)
+        adapted = isinstance(system, Stateful) or is_neuron(system)
+        if adapted:
+            state = batched_state(system, inputs, state, batched=batched)
         try:
             recurrence, flat = callable_recurrence(
-                system, inputs, state, batched=batched, dtype=computing
+                system, inputs, state, batched=batched or adapted, dtype=computing
             )
         except (UnsupportedSystemError, InvalidStateError) as error:
             # Without a cause it runs as a step, but is not one that can be measured.
@@ -209,7 +229,7 @@ def driven_map(
 
 def computing_dtype(system: System, inputs: Any, state: Any) -> torch.dtype:
     """Return the precision in which a system is computed unless the caller names another."""
-    return _computable(_own_dtype(unwrapped(system), inputs, state))
+    return computable(dtype_of(unwrapped(system), inputs, state))
 
 
 def _stock(
@@ -233,149 +253,3 @@ def _refuse_layer(system: System, layer: int | None) -> None:
             f"layer={layer} selects a layer of an nn.RNN, nn.GRU or nn.LSTM; this "
             f"{type(system).__name__} has none: leave layer out"
         )
-
-
-def _computable(dtype: torch.dtype) -> torch.dtype:
-    # QR and triangular solves exist in float32 and float64 only.
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def check_dtype_option(dtype: torch.dtype | None) -> None:
-    """Require a precision in which exponents can be computed, or `None`.
-
-    Raises:
-        InvalidOptionError: `dtype` is another one.
-    """
-    if dtype not in (None, torch.float32, torch.float64):
-        raise InvalidOptionError(
-            f"dtype must be torch.float32 or torch.float64, in which exponents can be computed, "
-            f"or None for the system's own, not {dtype!r}"
-        )
-
-
-def _own_dtype(system: System, inputs: Any, state: Any) -> torch.dtype:
-    """Return the floating point type in which the system works by itself."""
-    leaves, _ = flatten(state)
-    # A stock module's is that of its weights. For other systems the state comes first: a step
-    # returns a state of the state's own dtype, whatever its parameters are.
-    if is_stock(system) or not leaves:
-        owned = list(_own_tensors(system))
-        leaves = [tensor for tensor in owned if tensor.is_floating_point()] or leaves
-    if leaves:
-        return leaves[0].dtype
-    data = inputs.data if isinstance(inputs, PackedSequence) else inputs
-    return data.dtype if isinstance(data, Tensor) else torch.get_default_dtype()
-
-
-def _own_tensors(system: System) -> Iterator[Tensor]:
-    if isinstance(system, nn.Module):
-        yield from system.parameters()
-        # The weights of a stock module may be buffers; those of others may be anything.
-        if is_stock(system):
-            yield from system.buffers()
-
-
-def _time_first(
-    system: System, inputs: Any, state: Any
-) -> tuple[Tensor | None, tuple[int, ...], bool]:
-    """Return inputs [T, B, ...], packed trajectories' lengths, and whether there is a batch."""
-    if inputs is None:
-        # An autonomous map: a state of one dimension is a single vector, more have a batch.
-        leaves, _ = flatten(state)
-        return None, (), bool(leaves) and leaves[0].dim() >= 2
-    if isinstance(inputs, PackedSequence):
-        # Padded with zeros after each end, in the caller's order of trajectories. All run to the
-        # last step, and what comes after a trajectory's end is left out of its exponents: simpler
-        # than a batch that shrinks from step to step, and its gradient is zero.
-        padded, lengths = pad_packed_sequence(inputs)
-        return padded, tuple(int(length) for length in lengths), True
-    if not isinstance(inputs, Tensor):
-        raise InvalidInputError(
-            "inputs must be a tensor (steps, batch, features) or (steps, features), or a "
-            f"PackedSequence, not a {type(inputs).__name__}: convert arrays with "
-            "torch.from_numpy(...), lists with torch.tensor(...), in the precision of the system"
-        )
-    # (steps, features): unbatched, as PyTorch's modules take it.
-    if inputs.dim() == 2:
-        return inputs.unsqueeze(1), (), False
-    if inputs.dim() < 2 or (inputs.dim() > 3 and is_stock(system)):
-        raise InvalidInputError(
-            f"inputs must be (steps, batch, features) or (steps, features), not of shape "
-            f"{tuple(inputs.shape)}"
-        )
-    # Steps of other systems take one x_t at a time, so `batch_first` could mean anything there.
-    if getattr(system, "batch_first", False) is True and is_stock(system):
-        inputs = inputs.transpose(0, 1)
-    return inputs, (), True
-
-
-def _autonomous_steps(system: System, steps: int | None) -> int:
-    if is_stock(system):
-        raise InvalidInputError(
-            f"this {type(system).__name__} takes inputs: pass inputs=..., zeros to run it without "
-            "any"
-        )
-    if steps is None:
-        raise InvalidInputError(
-            "without inputs the number of steps is unknown: pass steps=... for an autonomous map "
-            "(state) -> state, or inputs=... for a driven one"
-        )
-    return require_integer("steps", steps, at_least=1)
-
-
-def _checked_inputs(inputs: Tensor, own_dtype: torch.dtype, dtype: torch.dtype | None) -> Tensor:
-    if not inputs.is_floating_point():
-        raise InvalidInputError(
-            f"inputs must be floating point, not {inputs.dtype}: convert them with .to("
-            f"{own_dtype}), or embed tokens first"
-        )
-    # Silent conversion could hide a mistake (float64 data for a float32 network), so it takes a
-    # dtype=. A half-precision system is computed in float32, so float32 inputs suit it too.
-    if dtype is None and inputs.dtype not in (own_dtype, _computable(own_dtype)):
-        raise InvalidInputError(
-            f"inputs are {inputs.dtype} but the system works in {own_dtype}: convert one of them, "
-            "or choose the precision to compute in with dtype=..."
-        )
-    if inputs.numel() == 0:
-        raise InvalidInputError(
-            f"inputs are empty: shape (steps, batch, ...) = {tuple(inputs.shape)}"
-        )
-    if not bool(torch.isfinite(inputs).all()):
-        raise InvalidInputError("inputs contain infinite or NaN values: clean them first")
-    return inputs
-
-
-def _recordable(tensor: Tensor) -> Tensor:
-    # Autograd cannot record operations on a tensor created in inference mode, only on its copy.
-    return tensor.clone() if tensor.is_inference() else tensor
-
-
-def _check_state_tensors(state: Any, own_dtype: torch.dtype, dtype: torch.dtype | None) -> None:
-    for leaf in flatten(state)[0]:
-        if not leaf.is_floating_point():
-            raise InvalidStateError(
-                f"the state must be floating point, not {leaf.dtype}: convert it with .float()"
-            )
-        if dtype is None and leaf.dtype not in (own_dtype, _computable(own_dtype)):
-            raise InvalidStateError(
-                f"the state is {leaf.dtype} but the system works in {own_dtype}: convert one of "
-                "them, or choose the precision to compute in with dtype=..."
-            )
-        if not bool(torch.isfinite(leaf).all()):
-            raise InvalidStateError("the state contains infinite or NaN values")
-
-
-def _check_devices(system: System, inputs: Tensor | None, state: Any) -> None:
-    devices = {"state": {leaf.device for leaf in flatten(state)[0]}}
-    if inputs is not None:
-        devices["inputs"] = {inputs.device}
-    # Of a plain callable, parameters in its closure cannot be seen; its first step fails instead.
-    if isinstance(system, nn.Module):
-        devices["parameters"] = {tensor.device for tensor in _own_tensors(system)}
-    if len(set[torch.device]().union(*devices.values())) > 1:
-        found = ", ".join(
-            f"{name} on {' and '.join(sorted(map(str, where)))}"
-            for name, where in devices.items()
-            if where
-        )
-        raise InvalidInputError(f"everything must be on one device; found {found}: use .to(device)")

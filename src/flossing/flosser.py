@@ -223,8 +223,13 @@ class Flosser:
         return history
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the schedule, to resume a run; the system's parameters excluded."""
-        return {
+        """Return the state of the schedule, to resume a run.
+
+        Without the system's parameters, but with the float32 copies of those in half precision.
+        """
+        copies = self._descent.masters.copies()
+        masters = {"masters": [copy.detach().clone() for copy in copies]} if copies else {}
+        return masters | {
             "optimizer": self._descent.optimizer.state_dict(),
             "generator": self._descent.generator.get_state(),
             "flossed_before": self._flossed_before,
@@ -250,6 +255,7 @@ class Flosser:
                 "unknown; pass the result of Flosser.state_dict()"
             )
         self._descent.optimizer.load_state_dict(state["optimizer"])
+        self._descent.masters.load(state.get("masters", []))
         self._descent.generator.set_state(state["generator"])
         self._flossed_before = state["flossed_before"]
         self._episodes = state["episodes"]

@@ -15,6 +15,7 @@ from flossing.measurement.result import LyapunovSpectrum
 from flossing.measurement.run import run
 from flossing.measurement.summary import summarise, warn_of_explosion, warn_of_tolerance
 from flossing.support.autocast import without_autocast
+from flossing.support.eval_mode import in_eval_mode
 from flossing.systems.jacobian_stack import jacobian_map
 from flossing.systems.recurrence import DrivenMap, StateGradient, System, driven_map
 
@@ -53,6 +54,9 @@ def lyapunov_spectrum(
     exponents are differentiable with respect to parameters, inputs and initial state, by an adjoint
     scan that needs no graph through the factorisations. To measure only, use `torch.no_grad()`:
     memory then does not grow with the number of steps.
+
+    A module in train mode is measured in eval mode, as a map without dropout and statistics of the
+    batch, and put back. Autocast has no effect.
 
     Args:
         system: `nn.RNN`, `nn.GRU`, `nn.LSTM`, one of their cells, or a callable
@@ -157,7 +161,7 @@ def lyapunov_spectrum(
         generator=generator,
         backend=backend,
     )
-    with _outside_inference_mode():
+    with _outside_inference_mode(), in_eval_mode(system):
         problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
         return measure(problem, options)
 

@@ -14,6 +14,7 @@ from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_choice, require_integer
+from flossing.support.eval_mode import in_eval_mode
 from flossing.support.torch_typed import eigvals, matrix_norm, slogdet
 from flossing.systems.recurrence import System
 from flossing.systems.stock import StockRecurrence
@@ -213,7 +214,7 @@ def dynamical_context(
         dtype=dtype,
         state_transient=state_transient,
     )
-    with torch.no_grad(), without_autocast():
+    with torch.no_grad(), without_autocast(), in_eval_mode(system):
         spectrum = lyapunov_spectrum(
             system,
             inputs,

@@ -16,6 +16,7 @@ from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarni
 from flossing.measurement.plan import exponent_count, random_frame
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
+from flossing.support.eval_mode import in_eval_mode
 from flossing.support.torch_typed import qr, svdvals, vector_norm
 from flossing.systems.recurrence import System
 
@@ -221,7 +222,12 @@ def covariant_vectors(
     require_integer("chunk", chunk, at_least=1)
     count = exponent_count(k, line.size)
     frame = random_frame(line.states[0], line.size, count, generator)
-    with torch.inference_mode(False), torch.no_grad(), without_autocast():
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        without_autocast(),
+        in_eval_mode(system),
+    ):
         scan = scan_covariant(line.tangent.push, frame, line.steps, wanted, chunk)
         result = CovariantVectors(
             vectors=scan.vectors,

@@ -13,6 +13,7 @@ from flossing.analysis.linearisation import analysed_map
 from flossing.analysis.outputs import Loss, loss_value, outputs
 from flossing.errors import InvalidOptionError, NonFiniteError
 from flossing.support.autocast import without_autocast
+from flossing.support.eval_mode import in_eval_mode
 from flossing.support.torch_typed import svdvals
 from flossing.systems.custom import CallableRecurrence
 from flossing.systems.gates import GRU, LSTM, LayerWeights
@@ -148,7 +149,12 @@ def effective_rank(
         >>> 1 <= rank.gates["weight_hh_l0"]["update"].participation_ratio <= 16
         True
     """
-    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        without_autocast(),
+        in_eval_mode(system),
+    ):
         problem = analysed_map(
             system,
             inputs,

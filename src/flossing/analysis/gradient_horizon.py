@@ -16,6 +16,7 @@ from flossing.analysis.outputs import Loss, loss_gradient
 from flossing.errors import InvalidOptionError
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
+from flossing.support.eval_mode import in_eval_mode
 from flossing.systems.recurrence import System
 
 
@@ -176,7 +177,12 @@ def gradient_horizon(
         exponents=None if spectral_norm else 1 + directions,
     )
     at = _checked_lags(lags, trajectory.steps)
-    with torch.inference_mode(False), torch.no_grad(), without_autocast():
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        without_autocast(),
+        in_eval_mode(system),
+    ):
         errors = None if loss is None else loss_gradient(system, trajectory, loss)
         random = _random_covectors(trajectory, directions, generator)
         vectors = random if errors is None else torch.cat([_last_error(errors), random], dim=-1)

@@ -19,6 +19,7 @@ from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarni
 from flossing.spectrum import lyapunov_spectrum
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
+from flossing.support.eval_mode import in_eval_mode
 from flossing.support.torch_typed import qr
 from flossing.support.warning_filters import ignored_warnings
 from flossing.systems.recurrence import System
@@ -185,9 +186,10 @@ def long_term_jacobian(
             layer=layer,
             dtype=dtype,
         )
-    values = _log_singular_values(
-        line, frame, [start - state_transient for start in starts], lengths
-    )
+    with in_eval_mode(system):
+        values = _log_singular_values(
+            line, frame, [start - state_transient for start in starts], lengths
+        )
     _warn_of_lost_rank(values, spectrum.exponents)
     return LongTermJacobian(
         horizons=torch.tensor(lengths),

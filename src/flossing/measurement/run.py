@@ -1,7 +1,7 @@
 """A run along a trajectory, segment by segment: states, tangent maps, growth of the frame."""
 
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from flossing.measurement.stopping import StoppingRule
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians, identity_after
 from flossing.support.autocast import backward_without_autocast
+from flossing.support.eval_mode import in_eval_mode
 from flossing.support.torch_typed import checkpoint
 from flossing.systems.custom import CallableRecurrence
 from flossing.systems.gates import RELU
@@ -113,7 +114,9 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
             # A step is deterministic, so no random state needs to be kept for its repetition.
             segment = cast(
                 _Segment,
-                checkpoint(_run_segment, *arguments, use_reentrant=False, preserve_rng_state=False),
+                checkpoint(
+                    _repeatable_segment, *arguments, use_reentrant=False, preserve_rng_state=False
+                ),
             )
         else:
             segment = _run_segment(*arguments)
@@ -148,6 +151,12 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
 def _stopping_rule(problem: DrivenMap, plan: Plan, tolerance: float) -> StoppingRule:
     # A rate per unit time is dt times as large per step.
     return StoppingRule(tolerance * plan.dt, plan.counted_from, plan.pace.interval, problem.lengths)
+
+
+def _repeatable_segment(problem: DrivenMap, *arguments: Any) -> _Segment:
+    # It is repeated in the backward pass, when a module may be in train mode again.
+    with in_eval_mode(getattr(problem.recurrence, "system", None)):
+        return _run_segment(problem, *arguments)
 
 
 def _run_segment(

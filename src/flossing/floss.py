@@ -22,9 +22,11 @@ from flossing.systems.recurrence import System
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FlossHistory:
     """The record of a flossing run of S steps on L layers.
+
+    It prints as a summary; its numbers are in the attributes.
 
     Attributes:
         loss: (S,), mean squared deviation from the target before each step.
@@ -32,6 +34,15 @@ class FlossHistory:
         gradient_norm: (S,), norm of the gradient before clipping.
         skipped: (S,), steps that were skipped because their gradient was not finite.
         converged: whether the loss fell below the tolerance.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.tensor([[0.5]], requires_grad=True)
+        >>> floss(
+        ...     lambda state: state @ weight, lambda: 10, k=1, steps=100, tolerance=0.01, lr=0.01,
+        ...     parameters=[weight], state=torch.ones(1, 1),
+        ... )
+        FlossHistory(steps=63, first_loss=0.48, last_loss=0.00975, converged=True, skipped=0)
     """
 
     loss: Float[Tensor, "S"]
@@ -39,6 +50,14 @@ class FlossHistory:
     gradient_norm: Float[Tensor, "S"]
     skipped: Bool[Tensor, "S"]
     converged: bool
+
+    def __repr__(self) -> str:
+        """Return the number of steps, first and last loss, and how the run went."""
+        first, last = (f"{float(self.loss[index]):.3g}" for index in (0, -1))
+        return (
+            f"{type(self).__name__}(steps={len(self.loss)}, first_loss={first}, last_loss={last}, "
+            f"converged={self.converged}, skipped={int(self.skipped.sum())})"
+        )
 
 
 def floss(

@@ -171,6 +171,11 @@ class Watcher:
         self.latest = {self._prefix + name: number for name, number in found.items()}
         return dict(self.latest)
 
+    def __repr__(self) -> str:
+        """Return the numbers of the latest measurement."""
+        numbers = ", ".join(f"{name}: {number:.4g}" for name, number in self.latest.items())
+        return f"{type(self).__name__}({numbers or 'no measurement yet'})"
+
     def attach(self, log: Callable[[dict[str, float]], object]) -> RemovableHandle:
         """Measure at the module's own forward calls in train mode, and log the numbers.
 

@@ -15,6 +15,7 @@ from flossing.spectrum import lyapunov_spectrum
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_choice, require_integer
 from flossing.support.eval_mode import in_eval_mode
+from flossing.support.printing import Printed
 from flossing.support.torch_typed import eigvals, matrix_norm, slogdet
 from flossing.systems.recurrence import System
 from flossing.systems.stock import StockRecurrence
@@ -28,8 +29,8 @@ _SLOPE_WINDOW = 256
 _JACOBIAN_ELEMENTS = 1 << 22
 
 
-@dataclass(frozen=True)
-class WeightSpectrum:
+@dataclass(frozen=True, repr=False)
+class WeightSpectrum(Printed):
     r"""Eigenvalues and norms of a square matrix W.
 
     Attributes:
@@ -48,8 +49,8 @@ class WeightSpectrum:
     departure_from_normality: float
 
 
-@dataclass(frozen=True)
-class Saturation:
+@dataclass(frozen=True, repr=False)
+class Saturation(Printed):
     """How often the units of one gate hardly respond to a change of their input.
 
     Attributes:
@@ -62,8 +63,8 @@ class Saturation:
     throughout: Float[Tensor, "B"]
 
 
-@dataclass(frozen=True)
-class DynamicalContext:
+@dataclass(frozen=True, repr=False)
+class DynamicalContext(Printed):
     r"""The exponents of a trajectory, and quantities that help to interpret them.
 
     Why exp(λ₁), the mean growth per step, is neither ρ(W) nor ‖W‖₂: the network does not multiply

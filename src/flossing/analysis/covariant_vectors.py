@@ -17,6 +17,7 @@ from flossing.measurement.plan import exponent_count, random_frame
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.support.eval_mode import in_eval_mode
+from flossing.support.printing import Printed
 from flossing.support.torch_typed import qr, svdvals, vector_norm
 from flossing.systems.recurrence import System
 
@@ -24,8 +25,8 @@ from flossing.systems.recurrence import System
 _WINDOW = 256
 
 
-@dataclass(frozen=True)
-class CovariantVectors:
+@dataclass(frozen=True, repr=False)
+class CovariantVectors(Printed):
     """Covariant Lyapunov vectors of B trajectories at T points along them.
 
     Vectors and exponents are in the order of the columns of the frame: the first j vectors span

@@ -14,6 +14,7 @@ from flossing.analysis.outputs import Loss, loss_value, outputs
 from flossing.errors import InvalidOptionError, NonFiniteError
 from flossing.support.autocast import without_autocast
 from flossing.support.eval_mode import in_eval_mode
+from flossing.support.printing import Printed
 from flossing.support.torch_typed import svdvals
 from flossing.systems.custom import CallableRecurrence
 from flossing.systems.gates import GRU, LSTM, LayerWeights
@@ -23,8 +24,8 @@ from flossing.systems.stock import StockRecurrence
 from flossing.systems.trajectory import check_finite, trajectory
 
 
-@dataclass(frozen=True)
-class GradientRank:
+@dataclass(frozen=True, repr=False)
+class GradientRank(Printed):
     """The singular values σ of the gradient of one matrix, and three effective ranks.
 
     Each rank lies between 1, for an outer product of two vectors, and the number of singular
@@ -64,8 +65,8 @@ class GradientRank:
         return values / torch.where(values[0] > 0, values[0], 1.0)
 
 
-@dataclass(frozen=True)
-class EffectiveRank:
+@dataclass(frozen=True, repr=False)
+class EffectiveRank(Printed):
     """The gradients of weight matrices for one loss.
 
     Attributes:

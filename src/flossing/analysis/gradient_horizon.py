@@ -17,11 +17,12 @@ from flossing.errors import InvalidOptionError
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.support.eval_mode import in_eval_mode
+from flossing.support.printing import Printed
 from flossing.systems.recurrence import System
 
 
-@dataclass(frozen=True)
-class GradientReach:
+@dataclass(frozen=True, repr=False)
+class GradientReach(Printed):
     """The norm of one kind of covector carried back along B trajectories, by lag.
 
     Attributes:
@@ -41,8 +42,8 @@ class GradientReach:
     slope: Float[Tensor, "B"]
 
 
-@dataclass(frozen=True)
-class GradientHorizon:
+@dataclass(frozen=True, repr=False)
+class GradientHorizon(Printed):
     """Norms of gradients of the last state with respect to earlier states, by lag.
 
     Logarithms are natural and in double precision, so that norms like e^-2000 are represented.

@@ -20,6 +20,7 @@ from flossing.spectrum import lyapunov_spectrum
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
 from flossing.support.eval_mode import in_eval_mode
+from flossing.support.printing import Printed
 from flossing.support.torch_typed import qr
 from flossing.support.warning_filters import ignored_warnings
 from flossing.systems.recurrence import System
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class LongTermJacobian:
+@dataclass(frozen=True, repr=False)
+class LongTermJacobian(Printed):
     """Singular values of T = J_{τ+s} ⋯ J_{τ+1} for S horizons s, O origins τ and B trajectories.
 
     Attributes:

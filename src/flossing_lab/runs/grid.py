@@ -18,7 +18,7 @@ from flossing_lab.runs.configuration import (
     Flossing,
     Training,
 )
-from flossing_lab.runs.schedules import SCHEDULES, scheduled
+from flossing_lab.runs.schedules import SCHEDULES, scheduled_of_full_length
 
 NONE = "none"
 
@@ -199,7 +199,9 @@ def _flossing(
             f"floss is {name!r}; expected one of {', '.join((NONE, *SCHEDULES))}"
         )
     own = {each.name for each in fields(Flossing)}
-    flossing = scheduled(name, configuration)
+    flossing = scheduled_of_full_length(name, configuration)
+    # All changes at once: short sequences may do with shorter transients only.
+    settings = {"time_steps": min(flossing.time_steps, configuration.task.steps), **settings}
     changed = {key: value for key, value in settings.items() if key not in own}
     return replace(
         flossing,

@@ -16,6 +16,7 @@ class Printed:
     Declare the dataclass with `repr=False`.
 
     Example:
+        >>> import torch
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True, repr=False)
         ... class Found(Printed):

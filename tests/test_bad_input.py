@@ -60,7 +60,6 @@ def batch_bound_cell(x_t, state):
 
 SYSTEMS = [
     (lambda: rnn(bidirectional=True), INPUTS, None, "bidirectional.*no single forward map"),
-    (lambda: rnn(num_layers=2, dropout=0.5), INPUTS, None, "dropout=0.5.*train mode.*eval"),
     (lambda: OwnForward(3, 4), INPUTS, None, "replaces the forward.*callable"),
     (hooked, INPUTS, None, "forward pre-hook.*remove the hook.*parametrize.*callable"),
     (lambda: "rnn", INPUTS, None, "recurrent module, a cell, or a callable.*not a str"),

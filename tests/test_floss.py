@@ -390,3 +390,32 @@ class TestFlosser:
     def test_bad_options(self, option, message):
         with pytest.raises(flossing.InvalidOptionError, match=message):
             flossing.Flosser(network(), **{**self.OPTIONS, **option})
+
+
+class TestPrinting:
+    def test_history(self):
+        history = flossing.floss(network_at(1), batches(), k=2, steps=3)
+        first, last = (f"{float(history.loss[index]):.3g}" for index in (0, -1))
+        assert (
+            repr(history)
+            == str(history)
+            == (
+                f"FlossHistory(steps=3, first_loss={first}, last_loss={last}, converged=False, "
+                "skipped=0)"
+            )
+        )
+
+    @pytest.mark.parametrize("option", [{}, {"drift": 0.2}, {"every": 1}, {"times": 0}])
+    def test_the_next_epoch_is_the_one_at_which_an_episode_comes(self, option):
+        options = TestFlosser.OPTIONS | {"times": 2, "tolerance": 1e9} | option
+        flosser = flossing.Flosser(network(), **options)
+        assert "before=due, episodes=0" in repr(flosser)
+        flosser.before_training(batches())
+        for epoch in range(30):
+            named = f"next_due={epoch})" in repr(flosser)
+            assert named == (flosser.step(epoch, batches()) is not None)
+        assert "before=done" in repr(flosser)
+
+    def test_no_more_episodes(self):
+        flosser = flossing.Flosser(network(), **TestFlosser.OPTIONS | {"times": 0, "before": 0})
+        assert repr(flosser) == "Flosser(before=none, episodes=0, next_due=None)"

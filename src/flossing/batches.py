@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from flossing.errors import InvalidInputError
 from flossing.support.autocast import without_autocast
+from flossing.support.eval_mode import in_eval_mode
 from flossing.systems.recurrence import System, driven_map, is_stock
 from flossing.systems.trajectory import check_finite, trajectory
 from flossing.systems.wrapped import unwrapped
@@ -120,7 +121,7 @@ def sample_window(
     if start:
         # The state that the system itself reaches there: a state of zero in the middle of a
         # sequence would have other exponents.
-        with without_autocast():
+        with without_autocast(), in_eval_mode(system):
             problem = driven_map(
                 system, inputs.narrow(time, 0, start), state, steps=None, layer=None, dtype=dtype
             )

@@ -15,15 +15,18 @@ from flossing.batches import Batches, batch_source, inputs_and_options, sample_w
 from flossing.errors import InvalidOptionError, SkippedStepWarning
 from flossing.loss import layer_spectra, squared_deviations
 from flossing.support.checks import number_or_none, require_integer
+from flossing.support.master_copies import MasterCopies, float32_gradients
 from flossing.support.warning_filters import recorded_warnings
 from flossing.systems.recurrence import System
 
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FlossHistory:
     """The record of a flossing run of S steps on L layers.
+
+    It prints as a summary; its numbers are in the attributes.
 
     Attributes:
         loss: (S,), mean squared deviation from the target before each step.
@@ -31,6 +34,15 @@ class FlossHistory:
         gradient_norm: (S,), norm of the gradient before clipping.
         skipped: (S,), steps that were skipped because their gradient was not finite.
         converged: whether the loss fell below the tolerance.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.tensor([[0.5]], requires_grad=True)
+        >>> floss(
+        ...     lambda state: state @ weight, lambda: 10, k=1, steps=100, tolerance=0.01, lr=0.01,
+        ...     parameters=[weight], state=torch.ones(1, 1),
+        ... )
+        FlossHistory(steps=63, first_loss=0.48, last_loss=0.00975, converged=True, skipped=0)
     """
 
     loss: Float[Tensor, "S"]
@@ -38,6 +50,14 @@ class FlossHistory:
     gradient_norm: Float[Tensor, "S"]
     skipped: Bool[Tensor, "S"]
     converged: bool
+
+    def __repr__(self) -> str:
+        """Return the number of steps, first and last loss, and how the run went."""
+        first, last = (f"{float(self.loss[index]):.3g}" for index in (0, -1))
+        return (
+            f"{type(self).__name__}(steps={len(self.loss)}, first_loss={first}, last_loss={last}, "
+            f"converged={self.converged}, skipped={int(self.skipped.sum())})"
+        )
 
 
 def floss(
@@ -64,7 +84,11 @@ def floss(
     optimizer, that minimises `flossing_loss` on fresh inputs. The published setting is `steps=500`
     of Adam with `lr=1e-3` on a single trajectory of 55 steps, of which 16 are not counted.
 
-    The `.grad` of the parameters is left unchanged.
+    The `.grad` of the parameters is left unchanged, as is train or eval mode: the system is
+    measured in eval mode.
+
+    Parameters in half precision (float16, bfloat16) have copies in float32. The optimizer steps on
+    these, and the parameters are their rounded values, so that small steps add up.
 
     Args:
         system: see `lyapunov_spectrum`.
@@ -78,7 +102,9 @@ def floss(
         steps: maximum number of gradient steps.
         target: see `flossing_loss`.
         optimizer: an optimizer over the parameters to change, or a function from the list of
-            parameters to one; `None` for Adam.
+            parameters (of their float32 copies, for those in half precision) to one; `None` for
+            Adam. An optimizer that holds parameters in half precision itself steps in that
+            precision: small steps are lost, and Adam's with its default `eps` fail in float16.
         lr: step size of Adam.
         parameters: the parameters to change; `None` for those of the module that require
             gradients: in a stock module its input weights, recurrent weights and biases. A
@@ -102,6 +128,8 @@ def floss(
         InvalidInputError: the batches ran out, or are not inputs.
         InvalidOptionError: invalid option value, or no parameters to change; also whatever
             `lyapunov_spectrum` raises.
+        NonFiniteError: a step made a parameter in half precision infinite or NaN, and was undone;
+            or the trajectory diverges.
 
     Warns:
         SkippedStepWarning: a gradient was not finite, and the step was skipped. Each kind of
@@ -148,6 +176,7 @@ class FlossingDescent:
     Attributes:
         optimizer: the optimizer of the parameters.
         generator: the generator of first frames and windows.
+        masters: float32 copies of the parameters in half precision.
     """
 
     def __init__(
@@ -172,13 +201,15 @@ class FlossingDescent:
             )
         self._system = system
         self._parameters = _chosen_parameters(system, optimizer, parameters)
+        self.masters = MasterCopies(self._parameters)
         self._target = target
         self._max_gradient_norm = max_gradient_norm
         self._state = state
         self._window = None if piece is None else require_integer("piece", piece, at_least=1)
         self._spectrum_options: dict[str, Any] = {"k": k, **spectrum_options}
         self._warned: set[type[Warning]] = set()
-        self.optimizer = _make_optimizer(optimizer, self._parameters, lr)
+        self.optimizer = _make_optimizer(optimizer, self.masters.stepped, lr)
+        self.masters.leave_out(_optimized(self.optimizer))
         self.generator = generator or torch.Generator().manual_seed(0)
 
     def run(
@@ -245,13 +276,16 @@ class FlossingDescent:
         if self._max_gradient_norm is not None and norm > self._max_gradient_norm:
             scale = self._max_gradient_norm / norm
             gradients = [None if each is None else each * scale for each in gradients]
-        # Optimizers read `.grad`, which belongs to the caller's training: lent and given back.
-        before = [parameter.grad for parameter in self._parameters]
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
-        for parameter, gradient in zip(self._parameters, before, strict=True):
-            parameter.grad = gradient
+        with self.masters.kept_in_step() as stepped:
+            # Optimizers read `.grad`, which belongs to the caller's training: lent and given back.
+            before = [each.grad for each in stepped]
+            try:
+                for each, gradient in zip(stepped, gradients, strict=True):
+                    each.grad = None if gradient is None else gradient.to(each.dtype)
+                self.optimizer.step()
+            finally:
+                for each, gradient in zip(stepped, before, strict=True):
+                    each.grad = gradient
 
     def _warn_of_skipped_step(self, exponents: Tensor, norm: float) -> None:
         advice = (
@@ -292,7 +326,7 @@ def _chosen_parameters(
             raise InvalidOptionError(
                 "pass either an optimizer, which already has its parameters, or parameters"
             )
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = _optimized(optimizer)
     elif parameters is None and isinstance(system, nn.Module):
         parameters = system.parameters()
     chosen = [parameter for parameter in parameters or [] if parameter.requires_grad]
@@ -319,16 +353,19 @@ def _make_optimizer(
     return torch.optim.Adam(parameters, lr=step_size)
 
 
+def _optimized(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
-    gradients: list[Tensor | None] = []
-    if loss.requires_grad:
-        # Not `backward`, which would add to `.grad`. `None`, not zero, where the exponents do not
-        # depend on a parameter: weight decay would change one with a gradient of zero. Of a custom
-        # cell, autograd itself returns zeros where it passes the slope of a ReLU.
-        gradients.extend(torch.autograd.grad(loss, parameters, allow_unused=True))
+    # Not `backward`, which would add to `.grad`.
+    gradients = float32_gradients(loss, parameters)
     if all(gradient is None for gradient in gradients):
         raise InvalidOptionError(
             "the exponents do not depend on any of the parameters: pass those of the recurrent "
             "system itself"
         )
+    # `None`, not zero, where the exponents do not depend on a parameter: weight decay would change
+    # one with a gradient of zero. Of a custom cell, autograd itself returns zeros where it passes
+    # the slope of a ReLU.
     return [each if each is not None and bool(each.any()) else None for each in gradients]

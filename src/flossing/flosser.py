@@ -92,6 +92,8 @@ class Flosser:
         torch.Size([20])
         >>> [flosser.step(epoch, batches) is not None for epoch in range(1, 5)]
         [False, True, False, False]
+        >>> flosser
+        Flosser(before=done, episodes=1, next_due=None)
     """
 
     def __init__(
@@ -222,9 +224,22 @@ class Flosser:
         self._next_epoch = epoch + self._pause
         return history
 
+    def __repr__(self) -> str:
+        """Return what has been done, and the first epoch at which an episode may come."""
+        before = "done" if self._flossed_before else "due" if self._before else "none"
+        return (
+            f"{type(self).__name__}(before={before}, episodes={self._episodes}, "
+            f"next_due={self._next_due()})"
+        )
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the schedule, to resume a run; the system's parameters excluded."""
-        return {
+        """Return the state of the schedule, to resume a run.
+
+        Without the system's parameters, but with the float32 copies of those in half precision.
+        """
+        copies = self._descent.masters.copies()
+        masters = {"masters": [copy.detach().clone() for copy in copies]} if copies else {}
+        return masters | {
             "optimizer": self._descent.optimizer.state_dict(),
             "generator": self._descent.generator.get_state(),
             "flossed_before": self._flossed_before,
@@ -250,12 +265,21 @@ class Flosser:
                 "unknown; pass the result of Flosser.state_dict()"
             )
         self._descent.optimizer.load_state_dict(state["optimizer"])
+        self._descent.masters.load(state.get("masters", []))
         self._descent.generator.set_state(state["generator"])
         self._flossed_before = state["flossed_before"]
         self._episodes = state["episodes"]
         self._last_epoch = state["last_epoch"]
         self._pause = state["pause"]
         self._next_epoch = state["next_epoch"]
+
+    def _next_due(self) -> int | None:
+        """Return the next epoch at which an episode is due; `None` if there will be no more."""
+        ended = self._drift is None and self._times is not None and self._episodes >= self._times
+        if not self._every or ended:
+            return None
+        earliest = max(self._next_epoch, self._last_epoch + 1)
+        return -(-earliest // self._every) * self._every
 
     def _due(self, epoch: int) -> bool:
         if not self._every or epoch % self._every or epoch <= self._last_epoch:

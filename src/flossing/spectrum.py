@@ -17,6 +17,7 @@ from flossing.measurement.run import run
 from flossing.measurement.summary import summarise, warn_of_explosion, warn_of_tolerance
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_choice
+from flossing.support.eval_mode import in_eval_mode
 from flossing.systems.jacobian_stack import jacobian_map
 from flossing.systems.recurrence import DrivenMap, StateGradient, System, driven_map
 
@@ -56,6 +57,9 @@ def lyapunov_spectrum(
     exponents are differentiable with respect to parameters, inputs and initial state, by an adjoint
     scan that needs no graph through the factorisations. To measure only, use `torch.no_grad()`:
     memory then does not grow with the number of steps.
+
+    A module in train mode is measured in eval mode, as a map without dropout and statistics of the
+    batch, and put back. Autocast has no effect.
 
     Args:
         system: `nn.RNN`, `nn.GRU`, `nn.LSTM`, one of their cells, or a callable
@@ -170,7 +174,7 @@ def lyapunov_spectrum(
         backend=backend,
         on_divergence=on_divergence,
     )
-    with _outside_inference_mode():
+    with _outside_inference_mode(), in_eval_mode(system):
         problem = driven_map(system, inputs, state, steps=steps, layer=layer, dtype=dtype)
         return measure(problem, options)
 

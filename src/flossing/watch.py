@@ -3,8 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ from flossing.errors import (
 from flossing.measurement.plan import Options
 from flossing.spectrum import measure
 from flossing.support.checks import require_integer
+from flossing.support.eval_mode import in_eval_mode
 from flossing.support.pytree import flatten
 from flossing.support.torch_typed import numbers
 from flossing.systems.recurrence import DrivenMap, System, computing_dtype, driven_map
@@ -176,6 +176,11 @@ class Watcher:
         self.latest = {self._prefix + name: number for name, number in found.items()}
         return dict(self.latest)
 
+    def __repr__(self) -> str:
+        """Return the numbers of the latest measurement."""
+        numbers = ", ".join(f"{name}: {number:.4g}" for name, number in self.latest.items())
+        return f"{type(self).__name__}({numbers or 'no measurement yet'})"
+
     def attach(self, log: Callable[[dict[str, float]], object]) -> RemovableHandle:
         """Measure at the module's own forward calls in train mode, and log the numbers.
 
@@ -275,7 +280,7 @@ class _Measurement:
         if not _finite(inputs, state):
             return self._unknown("the inputs or the initial state are infinite or NaN")
         try:
-            with torch.inference_mode(False), torch.no_grad(), _in_eval_mode(self.system):
+            with torch.inference_mode(False), torch.no_grad(), in_eval_mode(self.system):
                 exponents = self._exponents(inputs, state)
         except NonFiniteError as error:
             return self._unknown(str(error))
@@ -343,17 +348,3 @@ def _synchronise(inputs: Inputs, state: Any) -> None:
     for tensor in _tensors(inputs, state)[:1]:
         if tensor.is_cuda:
             torch.cuda.synchronize(tensor.device)
-
-
-@contextmanager
-def _in_eval_mode(system: System) -> Generator[None]:
-    # Flag by flag, not by train(): submodules that were in eval mode must stay there.
-    modules = list(system.modules()) if isinstance(system, nn.Module) else []
-    training = [module for module in modules if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -115,3 +115,14 @@ def test_what_is_not_toml_is_refused(tmp_path):
         read_grid(path)
     with pytest.raises(UnreadableFileError, match="there is no file"):
         read_grid(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize("name", ["published", "before", "default"])
+def test_short_sequences_take_short_transients(name):
+    document = {"task": "delayed-copy:delay=5,steps=12", "floss": name}
+    with pytest.raises(InvalidOptionError, match="time_steps is 12"):
+        grid(document)
+    transients = {"state_transient": 2, "frame_transient": 1}
+    for settings, steps in [(transients, 12), (transients | {"time_steps": 10}, 10)]:
+        (configuration,) = grid({**document, "flossing": settings})
+        assert configuration.flossing.time_steps == steps

@@ -40,11 +40,22 @@ def test_hooks_after_the_forward_of_a_layer_do_not_matter():
     assert torch.equal(flossing.lyapunov_spectrum(module, INPUTS).exponents, expected)
 
 
+class Noise(nn.Module):
+    def forward(self, weight):
+        return weight + torch.randn_like(weight)
+
+
 def test_random_weights_are_refused():
     module = layer()
-    parametrize.register_parametrization(module, "weight_hh_l0", nn.Dropout(0.3))
+    parametrize.register_parametrization(module, "weight_hh_l0", Noise())
     before = torch.get_rng_state()
-    with pytest.raises(UnsupportedSystemError, match=r"drawn at random.*eval"):
+    with pytest.raises(UnsupportedSystemError, match="drawn at random.*remove"):
         flossing.lyapunov_spectrum(module, INPUTS)
     assert torch.equal(torch.get_rng_state(), before)
-    flossing.lyapunov_spectrum(module.eval(), INPUTS)
+
+
+def test_weights_with_dropout_are_those_of_eval_mode():
+    module = layer()
+    parametrize.register_parametrization(module, "weight_hh_l0", nn.Dropout(0.3))
+    found = flossing.lyapunov_spectrum(module, INPUTS).exponents
+    assert torch.equal(found, flossing.lyapunov_spectrum(module.eval(), INPUTS).exponents)

@@ -14,6 +14,8 @@ from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_choice, require_integer
+from flossing.support.eval_mode import in_eval_mode
+from flossing.support.printing import Printed
 from flossing.support.torch_typed import eigvals, matrix_norm, slogdet
 from flossing.systems.recurrence import System
 from flossing.systems.stock import StockRecurrence
@@ -27,8 +29,8 @@ _SLOPE_WINDOW = 256
 _JACOBIAN_ELEMENTS = 1 << 22
 
 
-@dataclass(frozen=True)
-class WeightSpectrum:
+@dataclass(frozen=True, repr=False)
+class WeightSpectrum(Printed):
     r"""Eigenvalues and norms of a square matrix W.
 
     Attributes:
@@ -47,8 +49,8 @@ class WeightSpectrum:
     departure_from_normality: float
 
 
-@dataclass(frozen=True)
-class Saturation:
+@dataclass(frozen=True, repr=False)
+class Saturation(Printed):
     """How often the units of one gate hardly respond to a change of their input.
 
     Attributes:
@@ -61,8 +63,8 @@ class Saturation:
     throughout: Float[Tensor, "B"]
 
 
-@dataclass(frozen=True)
-class DynamicalContext:
+@dataclass(frozen=True, repr=False)
+class DynamicalContext(Printed):
     r"""The exponents of a trajectory, and quantities that help to interpret them.
 
     Why exp(λ₁), the mean growth per step, is neither ρ(W) nor ‖W‖₂: the network does not multiply
@@ -217,7 +219,7 @@ def dynamical_context(
         dtype=dtype,
         state_transient=state_transient,
     )
-    with torch.no_grad(), without_autocast():
+    with torch.no_grad(), without_autocast(), in_eval_mode(system):
         spectrum = lyapunov_spectrum(
             system,
             inputs,

@@ -11,10 +11,11 @@ from flossing.errors import InvalidOptionError
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.measurement.statistics import standard_errors
 from flossing.support.checks import require_integer
+from flossing.support.printing import Printed
 
 
-@dataclass(frozen=True)
-class Convergence:
+@dataclass(frozen=True, repr=False)
+class Convergence(Printed):
     """Running exponents and their error bars at M points of a run.
 
     Attributes:

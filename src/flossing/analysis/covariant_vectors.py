@@ -16,6 +16,8 @@ from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarni
 from flossing.measurement.plan import checked_duration, exponent_count, random_frame
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
+from flossing.support.eval_mode import in_eval_mode
+from flossing.support.printing import Printed
 from flossing.support.torch_typed import qr, svdvals, vector_norm
 from flossing.systems.recurrence import System
 
@@ -23,8 +25,8 @@ from flossing.systems.recurrence import System
 _WINDOW = 256
 
 
-@dataclass(frozen=True)
-class CovariantVectors:
+@dataclass(frozen=True, repr=False)
+class CovariantVectors(Printed):
     """Covariant Lyapunov vectors of B trajectories at T points along them.
 
     Vectors and exponents are in the order of the columns of the frame: the first j vectors span
@@ -228,7 +230,12 @@ def covariant_vectors(
     chunk = require_integer("chunk", chunk, at_least=1)
     count = exponent_count(k, line.size)
     frame = random_frame(line.states[0], line.size, count, generator)
-    with torch.inference_mode(False), torch.no_grad(), without_autocast():
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        without_autocast(),
+        in_eval_mode(system),
+    ):
         scan = scan_covariant(line.tangent.push, frame, shortest, wanted, chunk)
         result = CovariantVectors(
             vectors=scan.vectors,

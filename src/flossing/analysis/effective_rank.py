@@ -13,6 +13,8 @@ from flossing.analysis.linearisation import analysed_map, zero_after_end
 from flossing.analysis.outputs import Loss, loss_value, outputs
 from flossing.errors import InvalidOptionError, NonFiniteError
 from flossing.support.autocast import without_autocast
+from flossing.support.eval_mode import in_eval_mode
+from flossing.support.printing import Printed
 from flossing.support.torch_typed import svdvals
 from flossing.systems.custom import CallableRecurrence
 from flossing.systems.gates import GRU, LSTM, LayerWeights
@@ -23,8 +25,8 @@ from flossing.systems.trajectory import check_finite, trajectory
 from flossing.systems.wrapped import unwrapped
 
 
-@dataclass(frozen=True)
-class GradientRank:
+@dataclass(frozen=True, repr=False)
+class GradientRank(Printed):
     """The singular values σ of the gradient of one matrix, and three effective ranks.
 
     Each rank lies between 1, for an outer product of two vectors, and the number of singular
@@ -64,8 +66,8 @@ class GradientRank:
         return values / torch.where(values[0] > 0, values[0], 1.0)
 
 
-@dataclass(frozen=True)
-class EffectiveRank:
+@dataclass(frozen=True, repr=False)
+class EffectiveRank(Printed):
     """The gradients of weight matrices for one loss.
 
     Attributes:
@@ -149,7 +151,12 @@ def effective_rank(
         >>> 1 <= rank.gates["weight_hh_l0"]["update"].participation_ratio <= 16
         True
     """
-    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        without_autocast(),
+        in_eval_mode(system),
+    ):
         problem = analysed_map(
             system,
             inputs,

@@ -17,11 +17,13 @@ from flossing.errors import InvalidOptionError
 from flossing.measurement.plan import checked_duration
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
+from flossing.support.eval_mode import in_eval_mode
+from flossing.support.printing import Printed
 from flossing.systems.recurrence import System
 
 
-@dataclass(frozen=True)
-class GradientReach:
+@dataclass(frozen=True, repr=False)
+class GradientReach(Printed):
     """The norm of one kind of covector carried back along B trajectories, by lag.
 
     Attributes:
@@ -41,8 +43,8 @@ class GradientReach:
     slope: Float[Tensor, "B"]
 
 
-@dataclass(frozen=True)
-class GradientHorizon:
+@dataclass(frozen=True, repr=False)
+class GradientHorizon(Printed):
     """Norms of gradients of the last state with respect to earlier states, by lag.
 
     Logarithms are natural and in double precision, so that norms like e^-2000 are represented.
@@ -184,7 +186,12 @@ def gradient_horizon(
         exponents=None if spectral_norm else 1 + directions,
     )
     at = _checked_lags(lags, trajectory.steps)
-    with torch.inference_mode(False), torch.no_grad(), without_autocast():
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        without_autocast(),
+        in_eval_mode(system),
+    ):
         errors = None if loss is None else loss_gradient(system, trajectory, loss)
         random = _random_covectors(trajectory, directions, generator)
         vectors = (

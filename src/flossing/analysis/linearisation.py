@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from flossing.errors import InvalidInputError
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
+from flossing.support.eval_mode import in_eval_mode
 from flossing.systems.recurrence import DrivenMap, System, driven_map
 from flossing.systems.tangent import TangentMap
 from flossing.systems.trajectory import check_finite, check_step, trajectory
@@ -90,7 +91,12 @@ def linearise(
         InvalidOptionError: an option has an invalid value.
         NonFiniteError: the trajectory diverges.
     """
-    with torch.inference_mode(False), torch.no_grad(), without_autocast():
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        without_autocast(),
+        in_eval_mode(system),
+    ):
         problem = analysed_map(
             system,
             inputs,

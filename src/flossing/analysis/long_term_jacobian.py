@@ -19,6 +19,8 @@ from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarni
 from flossing.spectrum import lyapunov_spectrum
 from flossing.support.autocast import without_autocast
 from flossing.support.checks import require_integer
+from flossing.support.eval_mode import in_eval_mode
+from flossing.support.printing import Printed
 from flossing.support.torch_typed import qr
 from flossing.support.warning_filters import ignored_warnings
 from flossing.systems.recurrence import System
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class LongTermJacobian:
+@dataclass(frozen=True, repr=False)
+class LongTermJacobian(Printed):
     """Singular values of T = J_{τ+s} ⋯ J_{τ+1} for S horizons s, O origins τ and B trajectories.
 
     Attributes:
@@ -193,9 +195,10 @@ def long_term_jacobian(
             dtype=dtype,
             dt=dt,
         )
-    values = _log_singular_values(
-        line, frame, [start - state_transient for start in starts], lengths
-    )
+    with in_eval_mode(system):
+        values = _log_singular_values(
+            line, frame, [start - state_transient for start in starts], lengths
+        )
     _warn_of_lost_rank(values, spectrum.exponents)
     return LongTermJacobian(
         horizons=torch.tensor(lengths),

@@ -12,14 +12,15 @@ from torch import Tensor
 from flossing.errors import InvalidInputError, NumericalWarning
 from flossing.measurement.statistics import fluctuation, standard_errors
 from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE
+from flossing.support.printing import Printed
 from flossing.support.pytree import flatten, same_structure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class LyapunovSpectrum:
+@dataclass(frozen=True, repr=False)
+class LyapunovSpectrum(Printed):
     """Lyapunov exponents of B trajectories, their error bars, and the ends of the run.
 
     Of a trajectory that diverged, with `on_divergence="nan"`, they are NaN.
@@ -42,6 +43,8 @@ class LyapunovSpectrum:
             layers are layer after layer, those of an LSTM h before c.
         dt: duration of a step in the caller's unit of time.
     """
+
+    _shown = "exponents", "standard_error", "local", "counted_steps", "dt"
 
     exponents: Float[Tensor, "B k"]
     local: Float[Tensor, "M B k"]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from flossing.measurement.stopping import StoppingRule
 from flossing.scan.boundaries import Pace
 from flossing.scan.reference import explicit_jacobians, identity_after
 from flossing.support.autocast import backward_without_autocast
+from flossing.support.eval_mode import in_eval_mode
 from flossing.support.recomputation import recomputed
 from flossing.systems.divergence import diverging_frame
 from flossing.systems.gates import RELU
@@ -118,7 +119,7 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
         stop = _segment_end(start, min(length, limit), problem, plan)
         arguments = (problem, plan, state, frame, start, stop, pace)
         segment: _Segment = (
-            recomputed(partial(_run_segment, *arguments), problem.state.device)
+            recomputed(partial(_repeatable_segment, *arguments), problem.state.device)
             if checkpointed
             else _run_segment(*arguments)
         )
@@ -154,6 +155,12 @@ def _run_segments(problem: DrivenMap, plan: Plan, differentiable: bool) -> Run:
 def _stopping_rule(problem: DrivenMap, plan: Plan, tolerance: float) -> StoppingRule:
     # A rate per unit time is dt times as large per step.
     return StoppingRule(tolerance * plan.dt, plan.counted_from, plan.pace.interval, problem.lengths)
+
+
+def _repeatable_segment(problem: DrivenMap, *arguments: Any) -> _Segment:
+    # It is repeated in the backward pass, when a module may be in train mode again.
+    with in_eval_mode(getattr(problem.recurrence, "system", None)):
+        return _run_segment(problem, *arguments)
 
 
 def _run_segment(

@@ -47,8 +47,7 @@ def layer_weights(
         torch.cuda.set_rng_state(state, device)
     raise UnsupportedSystemError(
         f"the weights of this {type(system).__name__} are drawn at random whenever they are "
-        "computed, so every step is a different map: call .eval() on it first, or remove the "
-        "random parametrization"
+        "computed, so every step is a different map: remove the random parametrization"
     )
 
 

@@ -20,7 +20,7 @@ from flossing_lab.runs.configuration import (
     Training,
 )
 from flossing_lab.runs.cost import require_affordable, require_few
-from flossing_lab.runs.schedules import SCHEDULES, scheduled
+from flossing_lab.runs.schedules import SCHEDULES, scheduled_of_full_length
 from flossing_lab.runs.setups import SETUPS
 
 NONE = "none"
@@ -229,7 +229,9 @@ def _flossing(
             f"floss is {name!r}; expected one of {', '.join((NONE, *SCHEDULES))}"
         )
     own = {each.name for each in fields(Flossing)}
-    flossing = scheduled(name, configuration)
+    flossing = scheduled_of_full_length(name, configuration)
+    # All changes at once: short sequences may do with shorter transients only.
+    settings = {"time_steps": min(flossing.time_steps, configuration.task.steps), **settings}
     changed = {key: value for key, value in settings.items() if key not in own}
     return replace(
         flossing,

@@ -91,8 +91,13 @@ def scheduled(name: str, configuration: Configuration) -> Flossing:
         >>> flossing.time_steps, flossing.schedule["training_lr"], flossing.anywhere
         (30, 0.0002, False)
     """
-    time_steps = min(TIME_STEPS, configuration.task.steps)
-    flossing = SCHEDULES[name](configuration.architecture.size, time_steps=time_steps)
+    flossing = scheduled_of_full_length(name, configuration)
+    return replace(flossing, time_steps=min(TIME_STEPS, configuration.task.steps))
+
+
+def scheduled_of_full_length(name: str, configuration: Configuration) -> Flossing:
+    """Return what `scheduled` does, but for sequences of any length, to be changed later."""
+    flossing = SCHEDULES[name](configuration.architecture.size)
     if name != "default":
         return flossing
     own = {"training_lr": configuration.training.learning_rate}

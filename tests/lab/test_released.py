@@ -213,7 +213,7 @@ def test_released_is_the_published_schedule_at_full_length():
             "training": {"epochs": 10_000},
         }
     )
-    assert made == same
+    assert made == same == as_released(made)
     assert made.task.steps == 300
     assert (made.flossing.k, made.flossing.time_steps) == (75, 55)
     assert made.flossing.schedule == PUBLISHED

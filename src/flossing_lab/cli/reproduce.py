@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flossing.errors import InvalidOptionError
 from flossing.support.arguments import folder_path
 from flossing_lab.cli.options import add_worker_options
+from flossing_lab.runs.setups import SETUPS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +43,8 @@ the results, reproduction.md; and records/, from which both can be made again.
 All figures in the quick size take less than an hour on two idle processor
 cores; in the paper's size, --full, they take days. Finished runs in the folder
 are not repeated; after an interruption the same command resumes from the last
-checkpoints.
+checkpoints. --setup released trains the networks of figures 3 to 6 exactly as
+the paper's released code does, on sequences of 300 steps.
 """
 
 EXAMPLES = """\
@@ -49,6 +52,7 @@ examples:
   flossing reproduce fig3
   flossing reproduce all --output build/reproduction
   flossing reproduce fig4 --full --output full --dask tcp://localhost:8786
+  flossing reproduce fig4 --setup released --output released
   flossing reproduce all --from docs/reproduction/records    # only draw
 """
 
@@ -71,6 +75,12 @@ def add_command(commands: "Commands") -> None:
     )
     reproduce.add_argument(
         "--full", action="store_true", help="the paper's size instead of the quick one"
+    )
+    reproduce.add_argument(
+        "--setup",
+        choices=tuple(SETUPS),
+        default="default",
+        help="how the figures' networks are trained (default: %(default)s)",
     )
     reproduce.add_argument(
         "--output",
@@ -115,12 +125,19 @@ def _reproduce(options: argparse.Namespace) -> int:
     from flossing_lab.cli.progress import print_path
     from flossing_lab.studies.page import PAGE
     from flossing_lab.studies.registry import FIGURES, STUDIES
-    from flossing_lab.studies.reproduce import Folder, present
+    from flossing_lab.studies.reproduce import Folder, in_released_setup, present
 
     console = Console()
     folder = Folder(options.output)
     wanted = {*options.names, *(FIGURES if ALL in options.names else ())}
     names = [name for name in STUDIES if name in wanted]
+    released = options.setup == "released"
+    others = [name for name in names if name not in FIGURES]
+    if released and (others or options.records):
+        raise InvalidOptionError(
+            f"--setup released came with {', '.join(others) or '--from'}; it is for running the "
+            "paper's figures, fig1 … fig6: leave it out"
+        )
 
     def draw(*studies: str) -> None:
         for path in present(folder, studies, records=options.records).values():
@@ -128,7 +145,8 @@ def _reproduce(options: argparse.Namespace) -> int:
 
     if options.records is None:
         for name in names:
-            _run(STUDIES[name], folder, options, console)
+            study = in_released_setup(STUDIES[name]) if released else STUDIES[name]
+            _run(study, folder, options, console)
             draw(name)
     else:
         draw(*names)

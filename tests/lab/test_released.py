@@ -9,7 +9,7 @@ import flossing
 from flossing.tasks import CopyMemory, Digits, SpatialXor, TemporalXor
 from flossing_lab.runs.configuration import Architecture, Configuration, Flossing, Training
 from flossing_lab.runs.differences import flossing_in_words
-from flossing_lab.runs.grid import grid
+from flossing_lab.runs.grid import grid, read_grid
 from flossing_lab.runs.schedules import PUBLISHED, SCHEDULES
 from flossing_lab.runs.setups import as_released
 from flossing_lab.training.member import stream_seed
@@ -213,7 +213,7 @@ def test_released_is_the_published_schedule_at_full_length():
             "training": {"epochs": 10_000},
         }
     )
-    assert made == same
+    assert made == same == as_released(made)
     assert made.task.steps == 300
     assert (made.flossing.k, made.flossing.time_steps) == (75, 55)
     assert made.flossing.schedule == PUBLISHED
@@ -277,3 +277,43 @@ FLOSSING = Flossing(k=1, time_steps=20, schedule={})
 def test_what_is_no_setup_is_refused(make, message):
     with pytest.raises(flossing.InvalidOptionError, match=message):
         make()
+
+
+def test_what_is_given_comes_before_the_set_up(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text(
+        'task = "delayed-copy:delay=4"\nfloss = ["none", "before", "default"]\n'
+        "[training]\nmax_gradient_norm = 1.0\n[flossing]\nframe_transient = 6\n"
+    )
+    unflossed, before, default = read_grid(path, setup="released")
+    assert {each.training.max_gradient_norm for each in (unflossed, before, default)} == {1.0}
+    assert {each.training.clipping for each in (unflossed, before, default)} == {"array"}
+    assert before.flossing.start == "trained"
+    assert before.flossing.frame_transient == 6
+    # Our own default is not in the released code.
+    assert default.flossing.start == "zero"
+    assert not default.flossing.despite_learning
+    path.write_text('setup = "default"\n' + path.read_text())
+    assert read_grid(path, setup="released")[0].training.clipping == "network"
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_other_architectures_are_trained_as_released_from_a_state_of_zero(cell):
+    made = as_released(
+        Configuration(
+            task=TemporalXor(delay=4, steps=60),
+            architecture=Architecture(cell=cell, size=8),
+            flossing=SCHEDULES["published"](8),
+        )
+    )
+    assert made.architecture == Architecture(cell=cell, size=8)
+    assert (made.flossing.start, made.flossing.same_frame) == ("zero", True)
+    assert (made.training.clipping, made.task.steps) == ("array", 300)
+
+
+def test_what_is_not_on_bits_has_its_own_length():
+    digits = Configuration(task=Digits(hold=12), architecture=Architecture(size=8))
+    made = as_released(digits)
+    assert made.task == digits.task
+    assert not made.unseen_input
+    assert made.training.clipping == "array"

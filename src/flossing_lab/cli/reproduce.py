@@ -6,10 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flossing.errors import InvalidOptionError
 from flossing.support.arguments import folder_path, try_outputs
 from flossing.support.environment import environment
 from flossing.support.terminal import console_for
 from flossing_lab.cli.options import add_json_option, add_worker_options, write_json
+from flossing_lab.runs.setups import SETUPS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +46,8 @@ the results, reproduction.md; and records/, from which both can be made again.
 All figures in the quick size take less than an hour on two idle processor
 cores; in the paper's size, --full, they take days. Finished runs in the folder
 are not repeated; after an interruption the same command resumes from the last
-checkpoints.
+checkpoints. --setup released trains the networks of figures 3 to 6 exactly as
+the paper's released code does, on sequences of 300 steps.
 """
 
 EXAMPLES = """\
@@ -52,6 +55,7 @@ examples:
   flossing reproduce fig3
   flossing reproduce all --output build/reproduction
   flossing reproduce fig4 --full --output full --dask tcp://localhost:8786
+  flossing reproduce fig4 --setup released --output released
   flossing reproduce all --from docs/reproduction/records    # only draw
 """
 
@@ -74,6 +78,12 @@ def add_command(commands: "Commands") -> None:
     )
     reproduce.add_argument(
         "--full", action="store_true", help="the paper's size instead of the quick one"
+    )
+    reproduce.add_argument(
+        "--setup",
+        choices=tuple(SETUPS),
+        default="default",
+        help="how the figures' networks are trained (default: %(default)s)",
     )
     reproduce.add_argument(
         "--output",
@@ -118,13 +128,20 @@ def _reproduce(options: argparse.Namespace) -> int:
     from flossing_lab.studies.page import PAGE
     from flossing_lab.studies.record import read_records
     from flossing_lab.studies.registry import FIGURES, STUDIES
-    from flossing_lab.studies.reproduce import Folder, present
+    from flossing_lab.studies.reproduce import Folder, in_released_setup, present
 
     console = console_for(options)
     try_outputs(options.output / PAGE, options.json)
     folder = Folder(options.output)
     wanted = {*options.names, *(FIGURES if ALL in options.names else ())}
     names = [name for name in STUDIES if name in wanted]
+    released = options.setup == "released"
+    others = [name for name in names if name not in FIGURES]
+    if released and (others or options.records):
+        raise InvalidOptionError(
+            f"--setup released came with {', '.join(others) or '--from'}; it is for running the "
+            "paper's figures, fig1 … fig6: leave it out"
+        )
 
     def draw(*studies: str) -> None:
         for path in present(folder, studies, records=options.records).values():
@@ -132,7 +149,8 @@ def _reproduce(options: argparse.Namespace) -> int:
 
     if options.records is None:
         for name in names:
-            _run(STUDIES[name], folder, options, console)
+            study = in_released_setup(STUDIES[name]) if released else STUDIES[name]
+            _run(study, folder, options, console)
             draw(name)
     else:
         draw(*names)

@@ -21,7 +21,7 @@ from flossing_lab.runs.configuration import (
 )
 from flossing_lab.runs.cost import require_affordable, require_few
 from flossing_lab.runs.schedules import SCHEDULES, scheduled_of_full_length
-from flossing_lab.runs.setups import SETUPS
+from flossing_lab.runs.setups import SETUPS, SetupName, released_flossing
 
 NONE = "none"
 
@@ -87,7 +87,8 @@ def grid(document: Mapping[str, Any]) -> list[Configuration]:
         (12, [0, 1, 2])
     """
     # Each value is checked before any are combined, so that a message names its key.
-    axes = dict(_axes(_completed(document)))
+    setup = _setup(document)
+    axes = dict(_axes(_completed(document, setup)))
     if "task" not in axes:
         raise InvalidOptionError(
             'task is missing: write, for example, task = ["temporal-xor:delay=40"]'
@@ -98,25 +99,28 @@ def grid(document: Mapping[str, Any]) -> list[Configuration]:
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         for seed in seeds:
-            configuration = _configuration(settings, seed)
+            configuration = _configuration(settings, seed, setup)
             found.setdefault(configuration.digest, configuration)
     require_affordable(found.values())
     return list(found.values())
 
 
-def _completed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document with the values of its set-up where it has none of its own."""
-    own = dict(document)
-    setup = own.pop("setup", "default")
-    if setup not in SETUPS:
-        raise InvalidOptionError(f"setup is {setup!r}; expected one of {', '.join(SETUPS)}")
+def _setup(document: Mapping[str, Any]) -> SetupName:
+    name = document.get("setup", "default")
+    if name not in SETUPS:
+        raise InvalidOptionError(f"setup is {name!r}; expected one of {', '.join(SETUPS)}")
+    return name
+
+
+def _completed(document: Mapping[str, Any], setup: SetupName) -> dict[str, Any]:
+    """Return the document with the values of a set-up where it has none of its own."""
     values = SETUPS[setup]
     tables = {
-        name: {**values.get(name, {}), **own[name]}
+        name: {**values.get(name, {}), **document[name]}
         for name in _TABLES
-        if isinstance(own.get(name), Mapping)
+        if isinstance(document.get(name), Mapping)
     }
-    return {**values, **own, **tables}
+    return {**values, **document, **tables}
 
 
 def _axes(document: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
@@ -144,7 +148,7 @@ def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 raise InvalidOptionError(f"{name} is {value!r}: write a table, [{name}]")
             table = cast("Mapping[str, Any]", value)
             yield from ((f"{name}.{key}", each) for key, each in table.items())
-        elif name != "seeds":
+        elif name not in ("seeds", "setup"):
             yield name, value
 
 
@@ -199,7 +203,7 @@ def _seeds(value: Any) -> Sequence[int]:
     )
 
 
-def _configuration(settings: Mapping[str, Any], seed: int) -> Configuration:
+def _configuration(settings: Mapping[str, Any], seed: int, setup: SetupName) -> Configuration:
     def table(name: str) -> dict[str, Any]:
         return {
             key.removeprefix(f"{name}."): value
@@ -214,12 +218,12 @@ def _configuration(settings: Mapping[str, Any], seed: int) -> Configuration:
         seed=seed,
         **{name: settings[name] for name in _TOP if name in settings},
     )
-    flossing = _flossing(settings.get("floss", NONE), configuration, table("flossing"))
+    flossing = _flossing(settings.get("floss", NONE), configuration, table("flossing"), setup)
     return replace(configuration, flossing=flossing)
 
 
 def _flossing(
-    name: str, configuration: Configuration, settings: Mapping[str, Any]
+    name: str, configuration: Configuration, settings: Mapping[str, Any], setup: SetupName
 ) -> Flossing | None:
     """Return a schedule for a configuration, with the settings in place of its own."""
     if name == NONE:
@@ -230,6 +234,8 @@ def _flossing(
         )
     own = {each.name for each in fields(Flossing)}
     flossing = scheduled_of_full_length(name, configuration)
+    if setup == "released":
+        flossing = released_flossing(flossing, configuration.architecture)
     # All changes at once: short sequences may do with shorter transients only.
     settings = {"time_steps": min(flossing.time_steps, configuration.task.steps), **settings}
     changed = {key: value for key, value in settings.items() if key not in own}

@@ -7,6 +7,7 @@ from pathlib import Path
 from flossing.report.model import Table
 from flossing.report.rendering import markdown_table
 from flossing.support.formatting import plural
+from flossing_lab.runs.setups import as_released
 from flossing_lab.studies.record import Record
 from flossing_lab.studies.study import Finding, Study
 
@@ -101,7 +102,7 @@ def _computation(study: Study, record: Record) -> str:
     if runs:
         epochs = sorted({run.configuration.training.epochs for run in runs})
         at_most = f"at most {', '.join(map(str, epochs))} epochs"
-        done.append(f"{plural(len(runs), 'training run')} ({at_most})")
+        done.append(f"{plural(len(runs), 'training run')} ({at_most}, {_setup(record)})")
     if measurements:
         done.append(plural(len(measurements), "measurement"))
     seeds = {run.configuration.seed for run in runs}
@@ -116,6 +117,15 @@ def _computation(study: Study, record: Record) -> str:
         f"measuring in total. The last command took {record.wall_clock_seconds:.0f} s"
         f"{reused if record.done < count else ''}.{unfinished}"
     )
+
+
+def _setup(record: Record) -> str:
+    configurations = [run.configuration for run in record.results.runs]
+    steps = {each.task.steps for each in configurations}
+    length = " to ".join(map(str, sorted({min(steps), max(steps)})))
+    ours = any(as_released(each) != each for each in configurations)
+    setup = "our set-up" if ours else "the set-up of the released code"
+    return f"{setup}, sequences of {length} steps"
 
 
 def _seconds(record: Record) -> float:

@@ -20,9 +20,8 @@ Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
 EXTENTS: Mapping[SizeName, str] = {
-    "quick": "fewer networks, delays and epochs than in the paper; sequences of three times the "
-    "delay, at least 60 steps",
-    "full": "as in the paper: 10 networks, 10,000 epochs, sequences of 300 steps",
+    "quick": "fewer networks, delays and epochs than in the paper",
+    "full": "as in the paper: 10 networks, 10,000 epochs",
 }
 """Descriptions of the two sizes of the paper's figures."""
 

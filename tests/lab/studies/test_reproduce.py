@@ -9,6 +9,7 @@ from made_up import made_up, opened
 from flossing.cli import main
 from flossing.errors import DamagedRunWarning, UnreadableFileError
 from flossing.report.model import Table
+from flossing_lab.runs.setups import as_released
 from flossing_lab.studies import measuring
 from flossing_lab.studies.page import page
 from flossing_lab.studies.paper import fig3_before_training
@@ -75,12 +76,32 @@ def test_runs_draws_and_writes_the_page(asked, tmp_path, capsys):
     text = (folder / "reproduction.md").read_text(encoding="utf-8")
     assert "![Figure 3: flossing before training](fig3.png)" in text
     assert text.count("*agrees*: Temporal XOR") == 2
-    assert "16 training runs (at most 4 epochs), seeds 0, 1; 40 s" in text
+    our_way = "our set-up, sequences of 60 to 120 steps"
+    assert f"16 training runs (at most 4 epochs, {our_way}), seeds 0, 1; 40 s" in text
     assert "existed already" not in text
     assert "- torch made up" in text
     shown = capsys.readouterr().out
     assert "agrees: Delayed copy, d = 40" in shown
     assert "Page: reproduction/reproduction.md" in shown
+
+
+def test_the_set_up_of_the_released_code(asked, tmp_path):
+    assert main(["reproduce", "fig3", "--setup", "released"]) == 0
+    assert len(asked) == 16
+    assert all(as_released(each) == each for each in asked)
+    assert {each.training.epochs for each in asked} == {4}
+    text = (tmp_path / "reproduction/reproduction.md").read_text(encoding="utf-8")
+    assert "(at most 4 epochs, the set-up of the released code, sequences of 300 steps)" in text
+    assert text.count("*agrees*: Temporal XOR") == 2
+
+
+@pytest.mark.parametrize(
+    "others", [["horizon"], ["fig3", "schedule"], ["fig3", "--from", "somewhere"]]
+)
+def test_the_set_up_of_the_released_code_is_for_figures(asked, others, capsys):
+    assert main(["reproduce", *others, "--setup", "released"]) != 0
+    assert "fig1 … fig6" in capsys.readouterr().err
+    assert not asked
 
 
 def test_nothing_is_run_twice(asked, tmp_path):

@@ -126,6 +126,6 @@ def sample_window(
                 system, inputs.narrow(time, 0, start), state, steps=None, layer=None, dtype=dtype
             )
             states = trajectory(problem, problem.state, 0, problem.steps, "detach")
-        check_finite(states, 0)
+        check_finite(problem, states, 0)
         state = problem.recurrence.unpack(states[-1], batched=problem.batched)
     return inputs.narrow(time, start, steps), state

@@ -225,6 +225,7 @@ def test_a_failure_names_its_run_and_loses_no_other(folder, marks):
     assert isinstance(caught.value.__cause__, WorkerTraceback)
     assert "in harm" in str(caught.value.__cause__)
     assert {run.configuration.seed for run in Store(folder).runs()[0]} == {0, 2, 3}
+    assert not list(folder.glob("unfinished/*.lock"))
     swept(seeds(4), folder, Fake(marks), place=THREAD)
     assert fake.endings() == dict.fromkeys(range(4), 1)
 

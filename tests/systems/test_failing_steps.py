@@ -198,3 +198,26 @@ def test_a_refused_random_step_leaves_the_random_state():
     with pytest.raises(UnsupportedSystemError, match="random"):
         flossing.lyapunov_spectrum(random_step, INPUTS, STATE)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def lorenz(state):
+    x, y, z = state.unbind(-1)
+    return torch.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], dim=-1)
+
+
+def test_a_right_hand_side_passed_as_a_step_is_told_how_to_become_one():
+    start, dt = torch.tensor([1.0, 2.0, 20.0], dtype=torch.float64), 0.002
+    with pytest.raises(flossing.NonFiniteError, match=r"step is state \+ dt \* f\(state\)"):
+        flossing.lyapunov_spectrum(lorenz, state=start, steps=100)
+    spectrum = flossing.lyapunov_spectrum(
+        lambda state: state + dt * lorenz(state), state=start, steps=30_000, dt=dt, k=1
+    )
+    assert spectrum.exponents.item() == pytest.approx(0.9, abs=0.1)
+
+
+def test_the_divergence_of_a_layer_is_no_right_hand_side():
+    rnn = nn.RNN(3, 4, nonlinearity="relu")
+    nn.init.constant_(rnn.weight_hh_l0, 1e9)
+    with pytest.raises(flossing.NonFiniteError) as caught:
+        flossing.lyapunov_spectrum(rnn, INPUTS.abs())
+    assert "dt" not in str(caught.value)

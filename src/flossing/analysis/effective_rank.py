@@ -252,7 +252,7 @@ def _loss(
     if state_transient:
         start = trajectory(problem, start, 0, state_transient, "detach")[-1]
     states = trajectory(problem, start, state_transient, problem.steps, "full")
-    check_finite(zero_after_end(states, problem), state_transient)
+    check_finite(problem, zero_after_end(states, problem), state_transient)
     return loss_value(loss, outputs(system, problem, states[1:]))
 
 

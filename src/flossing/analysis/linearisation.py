@@ -108,7 +108,7 @@ def linearise(
         )
         start, stop = state_transient, problem.steps
         states = trajectory(problem, problem.state, 0, stop, "detach")[start:]
-        check_finite(zero_after_end(states, problem), start)
+        check_finite(problem, zero_after_end(states, problem), start)
         tangent = problem.recurrence.tangent(
             problem.inputs_from(start, stop), states[:-1], exponents or problem.tangent_size
         )

@@ -176,7 +176,7 @@ def _run_segment(
     # The compiled loops yield the tangent map with the states; `None` where they do not apply.
     compiled = compiled_trajectory(*span) if plan.backend is compiled_growth else None
     states, tangent = compiled or (trajectory(*span), None)
-    check_finite(states, start)
+    check_finite(problem, states, start)
     if stop <= plan.state_transient:
         return _Segment(states[-1], states.detach(), None)
     if tangent is None:

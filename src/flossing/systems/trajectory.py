@@ -81,7 +81,7 @@ def compiled_trajectory(
     return states.detach(), tangent
 
 
-def check_finite(states: Float[Tensor, "T_plus_1 B S"], start: int) -> None:
+def check_finite(problem: DrivenMap, states: Float[Tensor, "T_plus_1 B S"], start: int) -> None:
     """Require finite states, the first of which is that before step `start`.
 
     Raises:
@@ -92,13 +92,19 @@ def check_finite(states: Float[Tensor, "T_plus_1 B S"], start: int) -> None:
     if bool(finite.all()):
         return
     diverged = first_steps(finite, start)
+    first = min(diverged.values())
+    rows = f"{in_words(diverged, states.shape[1])}; " if states.shape[1] > 1 else ""
+    others = ", or leave these rows out" if rows else ""
+    # Of Euler's method with a right-hand side in place of the map, divergence is the usual sign.
+    vector_field = (
+        "; if the callable is the right-hand side f of an ordinary differential equation, its step "
+        "is state + dt * f(state), or one of a better method"
+        if isinstance(problem.recurrence, CallableRecurrence)
+        else ""
+    )
     raise NonFiniteError(
-        f"the state became infinite or NaN at step {min(diverged.values())}: the trajectory "
-        f"diverges; {in_words(diverged, states.shape[1])}; check the weights, the scale of the "
-        "inputs and the initial state, or leave these rows out"
-        if states.shape[1] > 1
-        else f"the state became infinite or NaN at step {diverged[0]}: the trajectory diverges; "
-        "check the weights, the scale of the inputs and the initial state",
+        f"the state became infinite or NaN at step {first}: the trajectory diverges; {rows}check "
+        f"the weights, the scale of the inputs and the initial state{others}{vector_field}",
         diverged,
     )
 

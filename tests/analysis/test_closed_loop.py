@@ -333,7 +333,7 @@ class TestBadInput:
             (nn.Linear(4, 3), r"\(rows, input_size\) = \(1, 2\).*returned \(1, 3\)"),
             (nn.Linear(5, 2), r"readout fails on tensor \(1, 4\)"),
             (lambda output: None, "a tensor, not a NoneType"),
-            (lambda output: output[:, :2] + torch.randn(len(output), 2), "random or couples"),
+            (lambda output: output[:, :2] + torch.randn(len(output), 2), "random, or the rows"),
             (lambda output: output[:1, :2], r"\(rows, input_size\) = \(2, 2\)"),
         ],
     )

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import snntorch
 import torch
 from torch import nn
 
@@ -40,6 +41,8 @@ def results():
         flossing.floss(rnn, INPUTS, k=3, steps=2),
         flossing.Flosser(rnn, k=3),
         flossing.closed_loop(rnn, nn.Linear(12, 2)),
+        flossing.stateful(snntorch.Leaky(beta=0.9, init_hidden=True)),
+        flossing.one_direction(nn.GRU(2, 12, bidirectional=True), INPUTS, direction="reverse"),
     ]
 
 
@@ -48,7 +51,7 @@ def test_every_public_result_prints_as_a_few_lines():
     for result in printed:
         text = repr(result)
         assert str(result) == text
-        assert len(text.splitlines()) <= 9
+        assert len(text.splitlines()) <= 10
         assert len(text) < 600
         assert "tensor(" not in text
         assert " object at " not in text

@@ -99,8 +99,10 @@ def reference_growth(
     if jacobians.requires_grad:
         values = log_growth.detach()
 
-        def check(gradient: Tensor) -> None:
-            warn_if_not_finite(gradient.detach(), values)
+        def check(gradient: Tensor | None) -> None:
+            # `None` where a second derivative does not reach the Jacobians.
+            if gradient is not None:
+                warn_if_not_finite(gradient.detach(), values)
 
         jacobians.register_hook(check)  # pyright: ignore[reportUnknownMemberType]
     return Growth(log_growth, ends, frames[-1], [f.detach() for f in frames], pace)

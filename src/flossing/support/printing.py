@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any, ClassVar, cast
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 # A tensor of more entries is described by its shape and range, a mapping by its first keys.
 _MOST_ENTRIES = 6
@@ -34,11 +35,14 @@ class Printed:
     def __repr__(self) -> str:
         """Return a line for each attribute."""
         names = self._shown or [each.name for each in fields(cast(Any, self))]
-        lines = [f"{name}: {_text(getattr(self, name))}" for name in names]
+        lines = [f"{name}: {described(getattr(self, name))}" for name in names]
         return "\n  ".join([type(self).__name__, *lines])
 
 
-def _text(value: Any) -> str:
+def described(value: Any) -> str:
+    """Return a line about a value: of a tensor its shape and range, of a mapping its keys."""
+    if isinstance(value, PackedSequence):
+        return f"packed {_of_tensor(value.data.detach())}"
     if isinstance(value, Tensor):
         return _of_tensor(value.detach())
     if isinstance(value, Printed):

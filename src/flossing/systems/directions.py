@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from flossing.errors import InvalidStateError, UnsupportedSystemError
 from flossing.support.checks import require_choice, require_integer
+from flossing.support.printing import described
 from flossing.support.pytree import describe, flatten
 from flossing.systems.stock import has_stock_forward
 from flossing.systems.stock_weights import has_hooks
@@ -27,6 +28,11 @@ class OneDirection(NamedTuple):
     system: nn.RNN | nn.GRU | nn.LSTM
     inputs: Inputs
     state: Any
+
+    def __repr__(self) -> str:
+        """Return a line for each part."""
+        parts = [f"{name}: {described(part)}" for name, part in self._asdict().items()]
+        return "\n  ".join([type(self).__name__, *parts])
 
 
 def one_direction(

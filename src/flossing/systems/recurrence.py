@@ -179,7 +179,8 @@ def driven_map(
             f"a {type(system).__name__} makes its own inputs: leave inputs out and pass steps=..., "
             "or pass the driven system itself for its exponents under these inputs"
         )
-    if not (is_stock(system) or isinstance(system, AutonomousSystem)):
+    adapted = isinstance(system, Stateful) or is_neuron(system)
+    if not (is_stock(system) or isinstance(system, AutonomousSystem) or adapted):
         refuse_whole_model(system, state)
     # Three precisions: the system's own, the one asked for, and the one computed in, which is the
     # latter if given, else the former unless that is half precision.
@@ -207,7 +208,6 @@ def driven_map(
         recurrence, flat, batched = system.as_recurrence(state, computing)
     else:
         _refuse_layer(system, layer)
-        adapted = isinstance(system, Stateful) or is_neuron(system)
         if adapted:
             state = batched_state(system, inputs, state, batched=batched)
         try:

@@ -140,7 +140,8 @@ def explicit_states(system: nn.Module) -> Generator[None]:
 def _from_snntorch(system: Any) -> bool:
     # Where its `forward` was written: a subclass with one of its own takes states as it likes.
     forward: Any = getattr(cast(Any, type(system)), "forward", None)
-    return getattr(forward, "__module__", "").partition(".")[0] == "snntorch"
+    # Generated code may be of no module.
+    return str(getattr(forward, "__module__", None)).partition(".")[0] == "snntorch"
 
 
 def _count(state: Any) -> int | None:

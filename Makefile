@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TORCH ?= torch==2.13.0
 DEMO_FOLDER ?= build/demo
 
-.PHONY: demo test test-all check docs gallery benchmark benchmark-analyses clean
+.PHONY: demo test test-all check docs gallery benchmark benchmark-analyses random-calls clean
 
 $(READY): pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -39,6 +39,10 @@ test: check
 
 test-all: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
+
+# What became of ten thousand random calls of the library; each is examined for what it promises.
+random-calls: $(READY)
+	$(BIN)/python tests/measurement/random_calls.py $(ARGUMENTS)
 
 benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"

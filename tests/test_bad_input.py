@@ -153,6 +153,7 @@ BAD_OPTIONS = [
     ({"rounding_tolerance": 0.1}, "from 1.2e-07 to 3.5e-04 in torch.float32"),
     ({"rounding_tolerance": 1e-5, "reorthonormalize": 3}, "a fixed interval of 3: leave one"),
     ({"backend": "fast"}, "'auto', 'compiled', 'torch', 'reference'.*'fast'"),
+    ({"generator": 7}, r"generator is 7 .*manual_seed\(7\)"),
     ({"layer": 1}, r"from 0 to 0 .*1 layer\(s\), or None.*not 1"),
     ({"steps": 11}, "steps=11, but the inputs have 10 steps"),
     ({"k": 2, "frame": torch.eye(4)[:, :3].expand(2, 4, 3)}, "k=2, but the frame has 3 vectors"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from flossing.batches import Batches, batch_source, inputs_and_options, sample_window
 from flossing.errors import InvalidOptionError, SkippedStepWarning
 from flossing.loss import layer_spectra, squared_deviations
-from flossing.support.checks import number_or_none, require_integer
+from flossing.support.checks import generator_or_default, number_or_none, require_integer
 from flossing.support.master_copies import MasterCopies, float32_gradients
 from flossing.support.warning_filters import recorded_warnings
 from flossing.systems.recurrence import System
@@ -210,7 +210,7 @@ class FlossingDescent:
         self._warned: set[type[Warning]] = set()
         self.optimizer = _make_optimizer(optimizer, self.masters.stepped, lr)
         self.masters.leave_out(_optimized(self.optimizer))
-        self.generator = generator or torch.Generator().manual_seed(0)
+        self.generator = generator_or_default(generator)
 
     def run(
         self,

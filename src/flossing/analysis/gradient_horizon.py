@@ -16,7 +16,7 @@ from flossing.analysis.outputs import Loss, loss_gradient
 from flossing.errors import InvalidOptionError
 from flossing.measurement.plan import checked_duration
 from flossing.support.autocast import without_autocast
-from flossing.support.checks import require_integer
+from flossing.support.checks import generator_or_default, require_integer
 from flossing.support.eval_mode import in_eval_mode
 from flossing.support.printing import Printed
 from flossing.systems.recurrence import System
@@ -232,7 +232,7 @@ def _checked_lags(lags: Sequence[int] | None, steps: int) -> list[int]:
 def _random_covectors(
     trajectory: Linearisation, count: int, generator: torch.Generator | None
 ) -> Float[Tensor, "B n k"]:
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = generator_or_default(generator)
     shape = (trajectory.batch, trajectory.size, count)
     noise = torch.randn(shape, dtype=torch.float64, generator=generator, device=generator.device)
     return noise.to(trajectory.states)

@@ -18,7 +18,7 @@ from flossing.analysis.numerics.graded_product import GradedProduct
 from flossing.errors import InvalidInputError, InvalidOptionError, LostRankWarning
 from flossing.spectrum import lyapunov_spectrum
 from flossing.support.autocast import without_autocast
-from flossing.support.checks import require_integer
+from flossing.support.checks import generator_or_default, require_integer
 from flossing.support.eval_mode import in_eval_mode
 from flossing.support.printing import Printed
 from flossing.support.torch_typed import qr
@@ -171,7 +171,7 @@ def long_term_jacobian(
     if count is None:
         count = line.size
     require_integer("k", count, at_least=1, at_most=line.size)
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = generator_or_default(generator)
     frame = _random_frame(line, count, generator)
     shortest = min(line.lengths)
     aligned = shortest // 10 if frame_transient is None else frame_transient

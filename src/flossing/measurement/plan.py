@@ -13,7 +13,12 @@ from flossing.errors import InvalidInputError, InvalidOptionError, InvalidStateE
 from flossing.measurement.backends import chosen_backend
 from flossing.measurement.growth import Backend
 from flossing.scan.boundaries import DEFAULT_ROUNDING_TOLERANCE, Limits, Pace
-from flossing.support.checks import number_or_none, require_integer, require_tensor
+from flossing.support.checks import (
+    generator_or_default,
+    number_or_none,
+    require_integer,
+    require_tensor,
+)
 from flossing.support.torch_typed import qr
 from flossing.systems.recurrence import DrivenMap, StateGradient
 
@@ -248,7 +253,10 @@ def random_frame(
 ) -> Float[Tensor, "B n k"]:
     """Return random orthonormal frames for the rows of a tensor, the same on every device."""
     shape = len(like), size, count
-    frame = _default_frame(shape) if generator is None else _orthonormal(shape, generator)
+    if generator is None:
+        frame = _default_frame(shape)
+    else:
+        frame = _orthonormal(shape, generator_or_default(generator))
     return frame.to(like)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from operator import index
 from typing import SupportsFloat, SupportsIndex, cast
 
+import torch
 from torch import Tensor
 
 from flossing.errors import FlossingError, InvalidOptionError
@@ -159,3 +160,27 @@ def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
         return
     listed = ", ".join(repr(choice) for choice in choices)
     raise InvalidOptionError(f"{name} is {value!r} ({type(value).__name__}); pass one of {listed}")
+
+
+def generator_or_default(generator: object) -> torch.Generator:
+    """Return a random generator: the one given, or a new one with a fixed seed for `None`.
+
+    Raises:
+        InvalidOptionError: it is no generator.
+
+    Example:
+        >>> generator_or_default(7)
+        Traceback (most recent call last):
+        ...
+        flossing.errors.InvalidOptionError: generator is 7 (int); expected a torch.Generator: \
+pass, for example, generator=torch.Generator().manual_seed(7)
+    """
+    if generator is None:
+        return torch.Generator().manual_seed(0)
+    if isinstance(generator, torch.Generator):
+        return generator
+    seed = generator if isinstance(generator, int) else 0
+    raise InvalidOptionError(
+        f"generator is {generator!r} ({type(generator).__name__}); expected a torch.Generator: "
+        f"pass, for example, generator=torch.Generator().manual_seed({seed})"
+    )

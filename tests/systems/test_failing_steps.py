@@ -206,13 +206,13 @@ def lorenz(state):
 
 
 def test_a_right_hand_side_passed_as_a_step_is_told_how_to_become_one():
-    start, dt = torch.tensor([1.0, 2.0, 20.0], dtype=torch.float64), 0.002
+    start, dt = torch.tensor([1.0, 2.0, 20.0], dtype=torch.float64), 0.005
     with pytest.raises(flossing.NonFiniteError, match=r"step is state \+ dt \* f\(state\)"):
         flossing.lyapunov_spectrum(lorenz, state=start, steps=100)
     spectrum = flossing.lyapunov_spectrum(
-        lambda state: state + dt * lorenz(state), state=start, steps=30_000, dt=dt, k=1
+        lambda state: state + dt * lorenz(state), state=start, steps=6000, dt=dt, k=1
     )
-    assert spectrum.exponents.item() == pytest.approx(0.9, abs=0.1)
+    assert spectrum.exponents.item() == pytest.approx(0.9, abs=0.15)
 
 
 def test_the_divergence_of_a_layer_is_no_right_hand_side():

@@ -118,7 +118,8 @@ def floss(
         piece: length of a window of steps, sampled anew at every gradient step from each sequence,
             which starts from the state that the system reaches there; `None` for whole sequences.
             Where the statistics of the inputs change along a sequence, all of it comes to count,
-            at the cost of a window.
+            at the cost of a window. Packed sequences have a window each, within their own length;
+            those shorter than a window count whole.
         generator: random generator of the first frames, which are fresh at every step, and of the
             windows; `None` for a fixed seed.
         callback: called with the number of the step and the loss after every step.

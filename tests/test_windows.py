@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, unpack_sequence
 
 import flossing
 from flossing.batches import sample_window
@@ -115,13 +115,86 @@ def test_precision_of_the_state_is_that_of_the_exponents():
     ("batches", "message"),
     [
         (torch.randn(8, 2, 1), "piece is 9 .* 8 steps.*piece=None"),
-        (pack_padded_sequence(torch.randn(9, 2, 1), [9, 3]), "packed sequences.*piece=None"),
-        (itertools.repeat(30), "no inputs.*piece=None"),
+        (pack_padded_sequence(torch.randn(8, 2, 1), [8, 3]), "piece is 9 .* 8 steps.*piece=None"),
+        (itertools.repeat(30), "there are none.*piece=None"),
     ],
 )
 def test_sequences_without_such_windows(batches, message):
     with pytest.raises(flossing.InvalidInputError, match=message):
         flossing.floss(nn.RNN(1, 8), batches, k=2, steps=1, piece=STEPS)
+
+
+PACKED = {
+    "stack": lambda: nn.RNN(2, 5, num_layers=2),
+    "LSTM, batch first": lambda: nn.LSTM(2, 5, batch_first=True),
+    "GRU": lambda: nn.GRU(2, 5),
+}
+
+
+@pytest.mark.parametrize("make", PACKED.values(), ids=PACKED)
+def test_packed_sequences_have_windows_within_their_own_lengths(make):
+    torch.manual_seed(3)
+    module = make().double()
+    # In no order, with one that is as long as the window and one that is shorter.
+    sequences = [torch.randn(n, 2, dtype=torch.float64) for n in (14, 24, STEPS, 5, 19)]
+    packed = pack_sequence(sequences, enforce_sorted=False)
+    generator = torch.Generator().manual_seed(0)
+    seen = [set() for _ in sequences]
+    for _ in range(150):
+        windows, state = sample_window(module, packed, None, steps=STEPS, generator=generator)
+        for row, (window, whole) in enumerate(
+            zip(unpack_sequence(windows), sequences, strict=True)
+        ):
+            assert len(window) == min(STEPS, len(whole))
+            places = range(len(whole) - len(window) + 1)
+            (start,) = [at for at in places if torch.equal(whole[at : at + len(window)], window)]
+            seen[row].add(start)
+            if state is None:
+                assert start == 0
+                continue
+            before = state if isinstance(state, tuple) else (state,)
+            expected = module(whole[:start])[1] if start else tuple(map(torch.zeros_like, before))
+            expected = expected if isinstance(expected, tuple) else (expected,)
+            for leaf, reached in zip(before, expected, strict=True):
+                torch.testing.assert_close(leaf[:, row], reached[:, row] if not start else reached)
+    assert seen == [set(range(max(1, len(each) - STEPS + 1))) for each in sequences]
+
+
+def test_flossing_windows_of_packed_sequences_is_flossing_each_with_its_own_state():
+    module = nn.GRU(1, 6).double()
+    sequences = [torch.randn(n, 1, dtype=torch.float64) for n in (12, LENGTH, 4)]
+    frame = torch.linalg.qr(torch.randn(3, 6, 3, dtype=torch.float64)).Q
+    exponents = []
+    starts = torch.Generator().manual_seed(2)
+    for row, sequence in enumerate(sequences):
+        steps = min(STEPS, len(sequence))
+        start = int(torch.randint(len(sequence) - steps + 1, (), generator=starts))
+        state = module(sequence[:start].unsqueeze(1))[1].detach() if start else None
+        window = sequence[start : start + steps].unsqueeze(1)
+        spectrum = flossing.lyapunov_spectrum(module, window, state, frame=frame[row : row + 1])
+        exponents.append(spectrum.exponents.detach())
+    history = flossing.floss(
+        module,
+        pack_sequence(sequences, enforce_sorted=False),
+        k=3,
+        steps=1,
+        piece=STEPS,
+        generator=torch.Generator().manual_seed(2),
+        frame=frame,
+    )
+    torch.testing.assert_close(history.exponents[0, 0], torch.cat(exponents).mean(dim=0))
+
+
+def test_a_trajectory_may_diverge_after_its_window():
+    rnn = nn.RNN(1, 1, nonlinearity="relu", bias=False)
+    nn.init.constant_(rnn.weight_hh_l0, 1e4)
+    nn.init.ones_(rnn.weight_ih_l0)
+    # The first trajectory grows by 1e4 a step, the second stays at zero.
+    packed = pack_sequence([torch.ones(4, 1), torch.zeros(100, 1)], enforce_sorted=False)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        _, state = sample_window(rnn, packed, None, steps=3, generator=generator)
+        assert state is None or state.isfinite().all()
 
 
 @pytest.mark.parametrize("piece", [0, -1, True])

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from flossing.errors import InvalidInputError
 from flossing.support.autocast import without_autocast
@@ -74,24 +74,27 @@ def sample_window(
     steps: int,
     generator: torch.Generator,
     dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Any]:
-    """Sample a random window of a sequence, and return it with the state before its first step.
+) -> tuple[Any, Any]:
+    """Sample a random window of each sequence, and return them with the states before them.
+
+    The sequences of a tensor share the place of their windows. Packed sequences have a place each,
+    within their own length; one that is shorter than the window is returned whole.
 
     Args:
         system: see `lyapunov_spectrum`.
-        inputs: the sequence, in the system's own convention: (T, B, D), (T, D), or (B, T, D) with
-            `batch_first`.
-        state: the state before the sequence, in the system's own convention; `None` for zero.
-        steps: length of the window.
-        generator: draws its start; all starts are equally likely.
+        inputs: the sequences, in the system's own convention: (T, B, D), (T, D), or (B, T, D) with
+            `batch_first`; or packed.
+        state: the state before the sequences, in the system's own convention; `None` for zero.
+        steps: length of the windows.
+        generator: draws their starts; all starts are equally likely.
         dtype: see `lyapunov_spectrum`.
 
     Returns:
-        The window and the state, without a graph.
+        The windows, packed if the sequences are, and the state, without a graph.
 
     Raises:
-        InvalidInputError: the sequence is too short, packed, or missing.
-        NonFiniteError: the trajectory diverges before the window.
+        InvalidInputError: all sequences are too short, or there are none.
+        NonFiniteError: a trajectory diverges before its window.
 
     Example:
         >>> rnn = torch.nn.RNN(1, 16)
@@ -101,31 +104,51 @@ def sample_window(
         >>> window.shape, state.shape
         (torch.Size([40, 2, 1]), torch.Size([1, 2, 16]))
     """
-    if not isinstance(inputs, Tensor):
-        given = "packed sequences" if isinstance(inputs, PackedSequence) else "no inputs"
+    if isinstance(inputs, PackedSequence):
+        sequences, time = unpack_sequence(inputs), 0
+    elif isinstance(inputs, Tensor):
+        module = unwrapped(system)
+        batch_first = is_stock(module) and getattr(module, "batch_first", False) is True
+        sequences, time = [inputs], 1 if batch_first and inputs.dim() == 3 else 0
+    else:
         raise InvalidInputError(
-            f"windows are sampled from tensors of inputs, but there are {given}: pass tensors, or "
-            "piece=None"
+            "windows are sampled from inputs, but there are none: pass inputs, or piece=None"
         )
+    longest = max(sequence.shape[time] for sequence in sequences)
+    if longest < steps:
+        raise InvalidInputError(
+            f"piece is {steps} and the longest sequence has {longest} steps: pass longer "
+            "sequences, a shorter piece, or piece=None for whole sequences"
+        )
+    starts: list[int] = []
+    windows: list[Tensor] = []
+    for sequence in sequences:
+        length = min(steps, sequence.shape[time])
+        places = sequence.shape[time] - length + 1
+        start = int(torch.randint(places, (), generator=generator, device=generator.device))
+        starts.append(start)
+        windows.append(sequence.narrow(time, start, length))
+    if any(starts):
+        state = _states_before(system, inputs, state, starts, dtype)
+    packed = isinstance(inputs, PackedSequence)
+    return pack_sequence(windows, enforce_sorted=False) if packed else windows[0], state
+
+
+def _states_before(
+    system: System, inputs: Any, state: Any, starts: list[int], dtype: torch.dtype | None
+) -> Any:
+    """Return the states before these steps, one for each trajectory or one for all.
+
+    They are those that the system itself reaches there: a state of zero in the middle of a sequence
+    would have other exponents.
+    """
     system = unwrapped(system)
-    batch_first = is_stock(system) and getattr(system, "batch_first", False) is True
-    time = 1 if batch_first and inputs.dim() == 3 else 0
-    length = inputs.shape[time]
-    if length < steps:
-        raise InvalidInputError(
-            f"piece is {steps} and the inputs have {length} steps: pass longer sequences, a "
-            "shorter piece, or piece=None for whole sequences"
-        )
-    starts = length - steps + 1
-    start = int(torch.randint(starts, (), generator=generator, device=generator.device))
-    if start:
-        # The state that the system itself reaches there: a state of zero in the middle of a
-        # sequence would have other exponents.
-        with without_autocast(), in_eval_mode(system):
-            problem = driven_map(
-                system, inputs.narrow(time, 0, start), state, steps=None, layer=None, dtype=dtype
-            )
-            states = trajectory(problem, problem.state, 0, problem.steps, "detach")
-        check_finite(problem, states, 0)
-        state = problem.recurrence.unpack(states[-1], batched=problem.batched)
-    return inputs.narrow(time, start, steps), state
+    with without_autocast(), in_eval_mode(system):
+        problem = driven_map(system, inputs, state, steps=None, layer=None, dtype=dtype)
+        states = trajectory(problem, problem.state, 0, max(starts), "detach")
+    places = torch.tensor(starts, device=states.device)
+    rows = torch.arange(states.shape[1], device=states.device)
+    # Only what lies before the windows has to be finite: a trajectory goes on beyond its end.
+    beyond = torch.arange(len(states), device=states.device).unsqueeze(1) > places
+    check_finite(problem, states.masked_fill(beyond.unsqueeze(-1), 0), 0)
+    return problem.recurrence.unpack(states[places, rows], batched=problem.batched)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flossing.batches import Batches, batch_source, inputs_and_options, sample_window
 from flossing.errors import InvalidOptionError, SkippedStepWarning
-from flossing.loss import layer_spectra, squared_deviations
+from flossing.loss import dead_band, layer_spectra, squared_deviations
 from flossing.support.checks import generator_or_default, number_or_none, require_integer
 from flossing.support.master_copies import MasterCopies, float32_gradients
 from flossing.support.warning_filters import recorded_warnings
@@ -29,7 +29,7 @@ class FlossHistory:
     It prints as a summary; its numbers are in the attributes.
 
     Attributes:
-        loss: (S,), mean squared deviation from the target before each step.
+        loss: (S,), the flossing loss before each step.
         exponents: (S, L, k), averaged over trajectories, before each step.
         gradient_norm: (S,), norm of the gradient before clipping.
         skipped: (S,), steps that were skipped because their gradient was not finite.
@@ -67,6 +67,7 @@ def floss(
     k: int | None,
     steps: int,
     target: float | Sequence[float] | Tensor = 0.0,
+    horizon: float | None = None,
     optimizer: torch.optim.Optimizer | OptimizerFactory | None = None,
     lr: float = 1e-3,
     parameters: Iterable[Tensor] | None = None,
@@ -101,6 +102,8 @@ def floss(
             flossed layer by layer, k of each.
         steps: maximum number of gradient steps.
         target: see `flossing_loss`.
+        horizon: see `flossing_loss`. A step that finds all exponents within the dead band changes
+            nothing.
         optimizer: an optimizer over the parameters to change, or a function from the list of
             parameters (of their float32 copies, for those in half precision) to one; `None` for
             Adam. An optimizer that holds parameters in half precision itself steps in that
@@ -115,7 +118,8 @@ def floss(
         piece: length of a window of steps, sampled anew at every gradient step from each sequence,
             which starts from the state that the system reaches there; `None` for whole sequences.
             Where the statistics of the inputs change along a sequence, all of it comes to count,
-            at the cost of a window.
+            at the cost of a window. Packed sequences have a window each, within their own length;
+            those shorter than a window count whole.
         generator: random generator of the first frames, which are fresh at every step, and of the
             windows; `None` for a fixed seed.
         callback: called with the number of the step and the loss after every step.
@@ -146,6 +150,7 @@ def floss(
         system,
         k=k,
         target=target,
+        horizon=horizon,
         optimizer=optimizer,
         lr=lr,
         parameters=parameters,
@@ -185,6 +190,7 @@ class FlossingDescent:
         *,
         k: int | None,
         target: float | Sequence[float] | Tensor,
+        horizon: float | None,
         optimizer: torch.optim.Optimizer | OptimizerFactory | None,
         lr: float,
         parameters: Iterable[Tensor] | None,
@@ -203,6 +209,7 @@ class FlossingDescent:
         self._parameters = _chosen_parameters(system, optimizer, parameters)
         self.masters = MasterCopies(self._parameters)
         self._target = target
+        self._band = dead_band(horizon)
         self._max_gradient_norm = max_gradient_norm
         self._state = state
         self._window = None if piece is None else require_integer("piece", piece, at_least=1)
@@ -258,7 +265,7 @@ class FlossingDescent:
                 **batch_options,
                 **self._spectrum_options,
             )
-            loss = squared_deviations(spectra, self._target).mean()
+            loss = squared_deviations(spectra, self._target, self._band).mean()
         exponents = torch.stack([spectrum.exponents.detach().mean(dim=0) for spectrum in spectra])
         value = float(loss.detach())
         if tolerance is not None and value < tolerance:

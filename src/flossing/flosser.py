@@ -60,6 +60,8 @@ class Flosser:
         times: number of episodes during training that floss down to the tolerance; `None` for no
             limit.
         target: see `flossing_loss`.
+        horizon: see `flossing_loss`. An episode that finds all exponents within the dead band
+            changes nothing.
         optimizer: see `floss`; it keeps its own step size.
         lr: step size of Adam at the start.
         training_lr: step size of Adam during training, reached geometrically before it; at most
@@ -106,6 +108,7 @@ class Flosser:
         steps: int = 1,
         times: int | None = 400,
         target: float | Sequence[float] | Tensor = 0.0,
+        horizon: float | None = None,
         optimizer: torch.optim.Optimizer | OptimizerFactory | None = None,
         lr: float = 1e-2,
         training_lr: float = 1e-3,
@@ -122,6 +125,7 @@ class Flosser:
             system,
             k=k,
             target=target,
+            horizon=horizon,
             optimizer=optimizer,
             lr=lr,
             parameters=parameters,

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 from flossing.errors import InvalidOptionError
 from flossing.measurement.result import LyapunovSpectrum
 from flossing.spectrum import lyapunov_spectrum
+from flossing.support.checks import require_positive
 from flossing.systems.recurrence import System
 from flossing.systems.wrapped import unwrapped
 
@@ -29,6 +30,7 @@ def flossing_loss(
     *,
     k: int | None,
     target: float | Sequence[float] | Tensor = 0.0,
+    horizon: float | None = None,
     reduction: Reduction = "mean",
     **spectrum_options: Any,
 ) -> Tensor:
@@ -39,6 +41,17 @@ def flossing_loss(
     averaged over trajectories and, in a stack of stock layers, over the layers, of which each has
     its own exponents (Engelken, "Gradient flossing", NeurIPS 2023).
 
+    With a horizon T the exponents have a dead band around the target:
+
+    .. math:: L = \frac{1}{k} \sum_{i=1}^{k}
+              \max\left(|\lambda_i - \text{target}_i| - \frac{1}{T}, 0\right)^2.
+
+    Over T steps a gradient along the i-th direction changes by :math:`e^{\lambda_i T}`. With a
+    target of zero, nothing is asked of directions along which it changes by at most a factor e:
+    there it neither vanishes nor explodes within the horizon, and a memory whose time constant
+    :math:`-1 / \lambda_i` is at least the horizon is left as it is. The loss and its gradient are
+    continuous, and zero within the band.
+
     Args:
         system: see `lyapunov_spectrum`.
         inputs: see `lyapunov_spectrum`.
@@ -46,8 +59,11 @@ def flossing_loss(
         k: number of exponents, from the largest; `None` for all.
         target: target of the exponents, in nats per unit time: a number, one number for each of
             the k exponents from the largest on, or (B, k).
-        reduction: "mean", "sum", "none" for the squared deviations (B, k), or (L, B, k) for a
-            stack of L layers, or a function of these.
+        horizon: the time T over which gradients have to last, in units of the exponents' time
+            (steps, or those of `dt`); `None` for no dead band. Half of it makes the band twice as
+            wide.
+        reduction: "mean", "sum", "none" for the squared deviations (B, k), beyond the dead band if
+            there is one, or (L, B, k) for a stack of L layers, or a function of these.
         **spectrum_options: further options of `lyapunov_spectrum`.
 
     Returns:
@@ -55,8 +71,8 @@ def flossing_loss(
         to the gradient.
 
     Raises:
-        InvalidOptionError: the target is not finite or has the wrong shape, or the reduction is
-            unknown; also whatever `lyapunov_spectrum` raises.
+        InvalidOptionError: the target is not finite or has the wrong shape, the horizon is not
+            positive, or the reduction is unknown; also whatever `lyapunov_spectrum` raises.
 
     Example:
         >>> import torch, flossing
@@ -66,9 +82,9 @@ def flossing_loss(
         >>> gru.weight_hh_l0.grad.abs().sum() > 0
         tensor(True)
     """
-    reduce = reduction_named(reduction)
+    reduce, band = reduction_named(reduction), dead_band(horizon)
     spectra = layer_spectra(system, inputs, state, k=k, **spectrum_options)
-    return reduce(squared_deviations(spectra, target))
+    return reduce(squared_deviations(spectra, target, band))
 
 
 def layer_spectra(
@@ -97,12 +113,22 @@ def layer_spectra(
 
 
 def squared_deviations(
-    spectra: list[LyapunovSpectrum], target: float | Sequence[float] | Tensor
+    spectra: list[LyapunovSpectrum], target: float | Sequence[float] | Tensor, band: float
 ) -> Tensor:
-    """Return (λ − target)², (B, k), or (L, B, k) for several layers."""
+    """Return max(|λ − target| − band, 0)², (B, k), or (L, B, k) for several layers."""
     exponents = torch.stack([spectrum.exponents for spectrum in spectra])
-    deviations = (exponents - _checked_target(target, exponents)).square()
-    return deviations.squeeze(0) if len(spectra) == 1 else deviations
+    deviations = exponents - _checked_target(target, exponents)
+    squares = (deviations - deviations.clamp(-band, band)).square()
+    return squares.squeeze(0) if len(spectra) == 1 else squares
+
+
+def dead_band(horizon: float | None) -> float:
+    """Return the half-width of the dead band of a horizon; zero without one.
+
+    Raises:
+        InvalidOptionError: the horizon is not a positive number.
+    """
+    return 0.0 if horizon is None else 1 / require_positive("horizon", horizon)
 
 
 def reduction_named(reduction: Reduction) -> Callable[[Tensor], Tensor]:

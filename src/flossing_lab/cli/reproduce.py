@@ -34,11 +34,12 @@ Reproduce the figures of Engelken, "Gradient Flossing", NeurIPS 2023:
   fig5  the number of flossed exponents
   fig6  other architectures, and the rank of the gradient
 
-and three further studies, which take longer:
+and four further studies, of which all but windows take longer:
 
   horizon    performance against the delay: no flossing, the published schedule,
              the default schedule
   schedule   ablation of the default schedule
+  windows    the condition number by the length of the windows that are flossed
   baselines  comparison with other remedies for vanishing gradients
 
 Writes into a folder the figures; a page that compares the paper's claims with
@@ -74,7 +75,8 @@ def add_command(commands: "Commands") -> None:
         nargs="+",
         type=_name,
         metavar="NAME",
-        help="one or more of fig1 … fig6, all (for these six), horizon, schedule, baselines",
+        help="one or more of fig1 … fig6, all (for these six), horizon, schedule, windows, "
+        "baselines",
     )
     reproduce.add_argument(
         "--full", action="store_true", help="the paper's size instead of the quick one"

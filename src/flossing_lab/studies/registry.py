@@ -14,6 +14,7 @@ from flossing_lab.studies.paper import (
 )
 from flossing_lab.studies.schedule import study as schedule
 from flossing_lab.studies.study import Study
+from flossing_lab.studies.windows import study as windows
 
 FIGURES: Mapping[str, Study] = {
     each.STUDY.name: each.STUDY
@@ -29,5 +30,5 @@ FIGURES: Mapping[str, Study] = {
 
 STUDIES: Mapping[str, Study] = {
     **FIGURES,
-    **{each.name: each for each in (horizon.STUDY, schedule.STUDY, baselines.STUDY)},
+    **{each.name: each for each in (horizon.STUDY, schedule.STUDY, windows.STUDY, baselines.STUDY)},
 }

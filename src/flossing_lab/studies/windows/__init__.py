@@ -1,0 +1,1 @@
+"""Windows in which networks are flossed, against the condition number over long horizons."""

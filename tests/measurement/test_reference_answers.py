@@ -207,6 +207,98 @@ class TestRandomProducts:
         return (torch.special.polygamma(1, order / 2) / (4 * self.STEPS)).sqrt()
 
 
+class TestMeanField:
+    """Large random networks driven by white noise: λ₁ = ln(g √⟨φ′²⟩), see docs/mathematics.md."""
+
+    STEPS, TRAJECTORIES = 140, 8
+
+    @pytest.mark.parametrize("form", ["state", "rate"])
+    @pytest.mark.parametrize(
+        ("gain", "noise"), [(0.5, 0.5), (1.5, 0.2), (1.5, 1.0), (2.0, 0.5), (4.0, 3.0)]
+    )
+    def test_largest_exponent(self, gain, noise, form):
+        found = [self._measured(gain, noise, 1000, seed, form) for seed in range(2)]
+        assert sum(found) / 2 == pytest.approx(self._expected(gain, noise), abs=0.01)
+
+    def test_error_is_inversely_proportional_to_the_size(self):
+        # For this drive it is large: few units are not saturated.
+        expected = self._expected(4.0, 3.0)
+        errors = {
+            size: sum(self._measured(4.0, 3.0, size, seed) - expected for seed in range(32)) / 32
+            for size in (64, 256)
+        }
+        assert errors[64] < 0
+        assert errors[64] / errors[256] == pytest.approx(4, rel=0.25)
+
+    def _expected(self, gain, noise):
+        # The trapezoidal rule converges exponentially here. Gauss–Hermite quadrature, whose nodes
+        # are further apart, would need thousands of nodes where the variance is large.
+        nodes = torch.linspace(-12, 12, 4801, dtype=torch.float64)
+        weights = torch.softmax(-(nodes**2) / 2, dim=0)
+        variance = gain**2 + noise**2
+        for _ in range(500):
+            activity = weights @ (variance**0.5 * nodes).tanh() ** 2
+            variance = gain**2 * activity.item() + noise**2
+        slopes = (variance**0.5 * nodes).cosh() ** -2
+        return math.log(gain * (weights @ slopes**2).item() ** 0.5)
+
+    def _measured(self, gain, noise, size, seed, form="state"):
+        generator = torch.Generator().manual_seed(seed)
+        weight = gain / size**0.5 * torch.randn(size, size, generator=generator)
+        inputs = noise * torch.randn(self.STEPS, self.TRAJECTORIES, size, generator=generator)
+        start = torch.randn(self.TRAJECTORIES, size, generator=generator)
+        if form == "state":
+            rnn = nn.RNN(size, size, bias=False)
+            rnn.weight_hh_l0.data = weight
+            rnn.weight_ih_l0.data = torch.eye(size)
+            system, state = rnn, start.unsqueeze(0)
+        else:
+            system, state = (lambda given, x: given + x.tanh() @ weight.T), start
+        with torch.no_grad():
+            spectrum = flossing.lyapunov_spectrum(
+                system,
+                inputs,
+                state,
+                k=1,
+                state_transient=20,
+                frame_transient=20,
+                generator=generator,
+            )
+        return spectrum.exponents.mean().item()
+
+
+class TestCircularLaw:
+    """Linear networks: |μ|² of the eigenvalues of W is uniform on [0, g²] at large N."""
+
+    @pytest.mark.parametrize("gain", [0.7, 1.3])
+    def test_spectrum_of_a_linear_network(self, gain):
+        size = 128
+        found = exponents(
+            linear(gain * random_matrix(size)),
+            torch.zeros(1, size, dtype=torch.float64),
+            300,
+            frame_transient=150,
+        )[0]
+        shares = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+        expected = math.log(gain) + 0.5 * torch.log1p(-shares)
+        # The smallest eigenvalues fluctuate most.
+        torch.testing.assert_close(found[:96], expected[:96], atol=0.1, rtol=0)
+        assert found[:96].mean().item() == pytest.approx(expected[:96].mean().item(), abs=0.02)
+
+    def test_largest_exponent_approaches_the_logarithm_of_the_gain(self):
+        found = {
+            size: flossing.log_growth_rates(
+                torch.stack([random_matrix(size, seed) for seed in range(8)]).expand(
+                    200, -1, -1, -1
+                ),
+                k=1,
+            ).exponents.mean()
+            for size in (32, 256)
+        }
+        assert found[32] > found[256] > 0
+        assert found[256] < 0.05
+
+
 @pytest.mark.parametrize("interval", [1, 4, "auto"])
 @pytest.mark.parametrize("system", ["rnn", "gru", "lstm"])
 def test_full_spectrum_sums_to_the_mean_log_determinant(system, interval):

@@ -163,14 +163,25 @@ def _at_the_deciding_delay(task: str, schedules: Mapping[str, list[Arm]]) -> Ite
         for arm in schedules.get(name, [])
         if delay_of(arm) == delay
     }
-    for name, count in counts.items():
-        few = name == "before"
-        judged = Count(count.total - count.successes, count.total) if few else count
+    words = "; ".join(f"{SCHEDULE_TITLES[name]}, {count}" for name, count in counts.items())
+    found = f"Solved by, with 95 % intervals: {words}."
+    if "published" in counts:
         yield Finding(
-            claim=f"{task}, d = {delay}: {'few' if few else 'most'} networks learn it when "
-            f"{'only ' if few else ''}flossed {SCHEDULE_TITLES[name].removeprefix('flossed ')}.",
-            found=f"Solved by {count}, with a 95 % interval.",
-            agrees=judged.most.agrees,
+            claim=f"{task}, d = {delay}: most networks learn it when flossed before and during "
+            "training.",
+            found=found,
+            agrees=counts["published"].most.agrees,
+            source="recollection",
+        )
+    if "before" in counts and task == TASK_TITLES[TemporalXor]:
+        failures = Count(
+            counts["before"].total - counts["before"].successes, counts["before"].total
+        )
+        yield Finding(
+            claim=f"{task}, d = {delay}: most networks do not learn it when flossed before "
+            "training only.",
+            found=found,
+            agrees=failures.most.agrees,
             source="recollection",
         )
 

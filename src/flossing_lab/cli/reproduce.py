@@ -130,7 +130,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     from flossing_lab.studies.page import PAGE
     from flossing_lab.studies.record import read_records
     from flossing_lab.studies.registry import FIGURES, STUDIES
-    from flossing_lab.studies.reproduce import Folder, in_released_setup, present
+    from flossing_lab.studies.reproduce import Folder, present
+    from flossing_lab.studies.study import in_released_setup
 
     console = console_for(options)
     try_outputs(options.output / PAGE, options.json)

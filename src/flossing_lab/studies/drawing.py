@@ -12,7 +12,7 @@ from flossing.plots import BLUE, GREEN, PURPLE, VERMILLION, plot_learning_curve
 from flossing.plots.axes import with_defaults
 from flossing_lab.runs.outcomes import Arm
 from flossing_lab.runs.records import AnyRun
-from flossing_lab.studies.training_runs import SCHEDULE_TITLES, delay_of
+from flossing_lab.studies.training_runs import SCHEDULE_TITLES, delay_of, solved_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +53,28 @@ def draw_accuracy_by_delay(
     medians = [arm.median_accuracy for arm in found]
     _draw_medians_and_points(axes, delays, medians, accuracies, **style)
     finish_accuracy(axes, chance)
+    axes.set_xlabel(DELAY_LABEL)
+
+
+def draw_success_by_delay(
+    axes: "Axes", found: Sequence[Arm], *, shift: float = 0.0, **style: Any
+) -> None:
+    """Draw the share of networks that solve the task, with its 95 % confidence interval."""
+    from matplotlib.ticker import PercentFormatter
+
+    counts = list(map(solved_count, found))
+    shares = [each.successes / each.total for each in counts]
+    bars = [
+        [share - each.interval[0] for share, each in zip(shares, counts, strict=True)],
+        [each.interval[1] - share for share, each in zip(shares, counts, strict=True)],
+    ]
+    delays = [delay_of(arm) + shift for arm in found]
+    axes.errorbar(
+        delays, shares, bars, **with_defaults(style, markersize=5, capsize=2, elinewidth=0.8)
+    )
+    axes.set_ylim(-0.04, 1.04)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylabel("networks that solve the task")
     axes.set_xlabel(DELAY_LABEL)
 
 
@@ -127,22 +149,22 @@ def _thin_line(schedule: str, index: int) -> dict[str, Any]:
 
 
 def draw_gradient_by_delay(axes: "Axes", found: Sequence[Arm], **style: Any) -> None:
-    """Draw ‖∂L/∂h_0‖ against the delay; see `gradient_in_training`."""
-    heights = [gradient_in_training(arm) or math.nan for arm in found]
+    """Draw ‖∂L/∂h_0‖ against the delay: see `gradients_in_training`; the median over networks."""
+    heights = [median(gradients_in_training(arm)) or math.nan for arm in found]
     axes.plot(list(map(delay_of, found)), heights, **with_defaults(style, markersize=5))
     axes.set_yscale("log")
     axes.set_xlabel(DELAY_LABEL)
     axes.set_ylabel(GRADIENT_LABEL)
 
 
-def gradient_in_training(arm: Arm) -> float:
-    """Return ‖∂L/∂h_0‖: the geometric mean over the evaluations, the median over networks."""
+def gradients_in_training(arm: Arm) -> list[float]:
+    """Return ‖∂L/∂h_0‖ of each network: the geometric mean over the evaluations."""
 
     def geometric_mean(run: AnyRun) -> float:
         norms = [point.gradient_norm or 0.0 for point in run.evaluations]
         return math.exp(mean(map(math.log, norms))) if all(norms) else 0.0
 
-    return median(map(geometric_mean, arm.runs))
+    return list(map(geometric_mean, arm.runs))
 
 
 def index_axis(axes: "Axes", noun: str) -> None:

@@ -31,10 +31,27 @@ def fresh_network(architecture: Architecture, seed: int) -> SequenceNetwork:
 
 
 def floss_on_bits(
-    network: SequenceNetwork, seed: int, *, k: int, steps: int, target: float = 0.0
+    network: SequenceNetwork,
+    seed: int,
+    *,
+    k: int,
+    steps: int,
+    target: float = 0.0,
+    time_steps: int = TIME_STEPS,
+    episode: int = 0,
 ) -> FlossHistory:
-    """Floss `steps` steps of Adam, each on a fresh sequence of random bits, as published."""
-    task = DelayedCopy(delay=1, steps=TIME_STEPS)
+    """Floss `steps` steps of Adam, each on a fresh sequence of random bits, as published.
+
+    Args:
+        network: changed in place.
+        seed: random seed.
+        k: number of flossed exponents.
+        steps: of gradient descent.
+        target: of the exponents.
+        time_steps: length of the sequences.
+        episode: number of earlier calls on the same network, whose sequences must differ.
+    """
+    task = DelayedCopy(delay=1, steps=time_steps)
 
     def state(inputs: Tensor) -> object:
         with torch.no_grad():
@@ -42,7 +59,7 @@ def floss_on_bits(
 
     return floss(
         network.system,
-        task.batches(1, seed=stream_seed(seed, "flossing inputs")),
+        task.batches(1, seed=stream_seed(seed, "flossing inputs") + episode),
         k=k,
         steps=steps,
         target=target,

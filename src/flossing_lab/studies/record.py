@@ -10,6 +10,7 @@ from flossing.errors import FlossingError, UnreadableFileError
 from flossing.support.tensor_files import require_file
 from flossing_lab.runs.files import sealed, set_aside, unsealed, write_whole
 from flossing_lab.runs.records import CondensedRun, condensed_from
+from flossing_lab.runs.setups import as_released
 from flossing_lab.studies.measuring import measurement_document, measurement_from
 from flossing_lab.studies.study import Results, SizeName
 
@@ -39,6 +40,12 @@ class Record:
     planned: int
     done: int
     wall_clock_seconds: float
+
+    @property
+    def released(self) -> bool:
+        """Whether all runs are in the set-up of the released code."""
+        configurations = [run.configuration for run in self.results.runs]
+        return bool(configurations) and all(as_released(each) == each for each in configurations)
 
 
 def write_record(path: Path, record: Record) -> None:

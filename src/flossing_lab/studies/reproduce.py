@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flossing.errors import UnreadableFileError
 from flossing_lab.runs.configuration import Configuration
 from flossing_lab.runs.records import Run, condensed
-from flossing_lab.runs.setups import as_released
 from flossing_lab.runs.store import Store
 from flossing_lab.studies.page import picture, write_page
 from flossing_lab.studies.record import SUFFIX, Record, read_records, recorded_runs, write_record
@@ -96,14 +95,6 @@ def reproduce(
     )
     write_record(folder.records / f"{study.name}{SUFFIX}", record)
     return record
-
-
-def in_released_setup(study: Study) -> Study:
-    """Return a study of the paper with its runs in the set-up of the released code."""
-    configurations = {
-        size: [as_released(each) for each in own] for size, own in study.configurations.items()
-    }
-    return replace(study, configurations=configurations)
 
 
 def finished_runs(configurations: Sequence[Configuration], folder: Path) -> list[Run]:

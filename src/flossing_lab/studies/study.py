@@ -1,7 +1,7 @@
 """Studies: what is run and measured, and how it is drawn, tabulated and judged."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -9,6 +9,7 @@ from flossing_lab.runs.comparison import tables
 from flossing_lab.runs.configuration import Configuration
 from flossing_lab.runs.outcomes import Arm, arm_of, arms
 from flossing_lab.runs.records import CondensedRun
+from flossing_lab.runs.setups import as_released
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,12 +17,17 @@ if TYPE_CHECKING:
     from flossing.report.model import Table
 
 SizeName: TypeAlias = Literal["quick", "full"]
+Source: TypeAlias = Literal[
+    "abstract", "released code", "secondary source", "recollection", "this project"
+]
+"""Where a claim is known from; a secondary source is a later paper of the same author."""
+
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
 EXTENTS: Mapping[SizeName, str] = {
     "quick": "fewer networks, delays and epochs than in the paper",
-    "full": "as in the paper: 10 networks, 10,000 epochs",
+    "full": "as in the paper: sequences of 300 steps, 10,000 epochs or until the task is solved",
 }
 """Descriptions of the two sizes of the paper's figures."""
 
@@ -74,11 +80,13 @@ class Finding:
         claim: the expected result.
         found: the recorded result.
         agrees: whether the two agree; `None` where the records do not decide.
+        source: where the claim is known from; `None` outside the paper's figures.
     """
 
     claim: str
     found: str
     agrees: bool | None
+    source: Source | None = None
 
 
 def _run_tables(results: Results) -> "tuple[Table, ...]":
@@ -121,6 +129,14 @@ class Study:
     tables: "Callable[[Results], tuple[Table, ...]]" = _run_tables
     findings: Callable[[Results], list[Finding]] = lambda _: []
     partial: bool = False
+
+
+def in_released_setup(study: Study) -> Study:
+    """Return a study of the paper with its runs in the set-up of the released code."""
+    configurations = {
+        size: [as_released(each) for each in own] for size, own in study.configurations.items()
+    }
+    return replace(study, configurations=configurations)
 
 
 def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:

@@ -19,7 +19,7 @@ from flossing_lab.studies.registry import STUDIES
 from flossing_lab.studies.study import Finding, Measurement, Results, Study
 from flossing_lab.studies.training_runs import TrainingSize
 
-SMALL = TrainingSize(delays=(20, 40), seeds=2, epochs=4, network_size=16, evaluate_every=2)
+SMALL = TrainingSize(delays=(20, 40), seeds=3, epochs=4, network_size=16, evaluate_every=2)
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,14 @@ def asked(monkeypatch, tmp_path):
 def test_runs_draws_and_writes_the_page(asked, tmp_path, capsys):
     assert main(["reproduce", "fig3"]) == 0
     folder = tmp_path / "reproduction"
-    assert len(asked) == 2 * 2 * 2 * 2
+    assert len(asked) == 2 * 2 * 2 * 3
     assert (folder / "fig3.png").read_bytes().startswith(b"\x89PNG")
     text = (folder / "reproduction.md").read_text(encoding="utf-8")
     assert "![Figure 3: flossing before training](fig3.png)" in text
-    assert text.count("*agrees*: Temporal XOR") == 2
+    assert text.count("| *agrees* |") == 4
     our_way = "our set-up, sequences of 60 to 120 steps"
-    assert f"16 training runs (at most 4 epochs, {our_way}), seeds 0, 1; 40 s" in text
+    assert f"24 training runs (at most 4 epochs, {our_way}), seeds 0, 1, 2; 60 s" in text
+    assert "| 24 | 0 | 60 |" in text
     assert "existed already" not in text
     assert "- torch made up" in text
     shown = capsys.readouterr().out
@@ -87,12 +88,12 @@ def test_runs_draws_and_writes_the_page(asked, tmp_path, capsys):
 
 def test_the_set_up_of_the_released_code(asked, tmp_path):
     assert main(["reproduce", "fig3", "--setup", "released"]) == 0
-    assert len(asked) == 16
+    assert len(asked) == 24
     assert all(as_released(each) == each for each in asked)
     assert {each.training.epochs for each in asked} == {4}
     text = (tmp_path / "reproduction/reproduction.md").read_text(encoding="utf-8")
     assert "(at most 4 epochs, the set-up of the released code, sequences of 300 steps)" in text
-    assert text.count("*agrees*: Temporal XOR") == 2
+    assert "| quick | released code | 4 | 0 | 0 |" in text
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_the_set_up_of_the_released_code_is_for_figures(asked, others, capsys):
 def test_nothing_is_run_twice(asked, tmp_path):
     for _ in range(2):
         assert main(["reproduce", "fig3"]) == 0
-    assert len(asked) == 16
+    assert len(asked) == 24
     text = (tmp_path / "reproduction/reproduction.md").read_text(encoding="utf-8")
     assert "did 0 of these; the others existed already" in text
 
@@ -115,11 +116,11 @@ def test_nothing_is_run_twice(asked, tmp_path):
 def test_runs_that_are_recorded_are_not_run_again(asked, monkeypatch, tmp_path):
     assert main(["reproduce", "fig3"]) == 0
     shutil.rmtree(tmp_path / "reproduction/runs")
-    more = configurations(replace(SMALL, seeds=3))
+    more = configurations(replace(SMALL, seeds=4))
     monkeypatch.setitem(STUDIES, "fig3", replace(STUDIES["fig3"], configurations={"full": more}))
     assert main(["reproduce", "fig3", "--full"]) == 0
-    assert len(asked) == 24
-    assert len({each.digest for each in asked}) == 24
+    assert len(asked) == 32
+    assert len({each.digest for each in asked}) == 32
     record = read_record(tmp_path / "reproduction/records/fig3.jsonl")
     assert [each.configuration for each in record.results.runs] == more
     assert record.done == 8
@@ -133,7 +134,7 @@ def test_a_damaged_record_is_set_aside_and_its_runs_are_run_again(asked, tmp_pat
     path.write_bytes(whole.replace(b'"accuracy": 0.99', b'"accuracy": 0.98', 1))
     with pytest.warns(DamagedRunWarning, match=r"fig3.jsonl' is not a whole record .*set aside"):
         assert main(["reproduce", "fig3"]) == 0
-    assert len(asked) == 32
+    assert len(asked) == 48
     assert len(path.read_bytes().splitlines()) == len(whole.splitlines())
     assert path.with_name("fig3.jsonl.damaged").exists()
 
@@ -142,7 +143,7 @@ def test_page_and_figures_follow_from_the_records(asked, tmp_path):
     assert main(["reproduce", "fig3", "squares", "--output", "first"]) == 0
     again = ["reproduce", "squares", "fig3", "--from", "first/records", "--output", "second"]
     assert main(again) == 0
-    assert len(asked) == 16
+    assert len(asked) == 24
     first, second = tmp_path / "first", tmp_path / "second"
     names = {"reproduction.md", "records/fig3.jsonl", "records/squares.jsonl", "fig3.png"}
     for name in names:
@@ -191,6 +192,22 @@ def test_what_is_finished(asked, monkeypatch, tmp_path, capsys):
     assert asked == []
 
 
+def test_missing_runs_are_named(asked, monkeypatch, tmp_path):
+    assert main(["reproduce", "fig3"]) == 0
+    more = configurations(replace(SMALL, delays=(20, 40, 70), seeds=4))
+    monkeypatch.setitem(STUDIES, "fig3", replace(STUDIES["fig3"], configurations={"full": more}))
+    assert main(["reproduce", "fig3", "--full", "--finished"]) == 0
+    assert len(asked) == 24
+    text = (tmp_path / "reproduction/reproduction.md").read_text(encoding="utf-8")
+    assert "24 of the 48 planned are not finished." in text
+    missing = ", ".join(
+        f"{task}:delay={delay},steps={steps} ({networks})"
+        for task in ("delayed-copy", "temporal-xor")
+        for delay, steps, networks in ((20, 60, 1), (40, 120, 1), (70, 210, 4))
+    )
+    assert f"- gaussian tanh, flossing before: {missing}" in text
+
+
 def test_a_cut_record_is_refused(tmp_path):
     results = Results(measurements=(Measurement(setting={"seed": 0}, numbers={}, seconds=1.0),))
     record = Record(
@@ -228,4 +245,4 @@ def test_undecided_findings_are_called_so():
     )
     text = page({"squares": record}, {"squares": study})
     assert "- *undecided*: So. Who knows." in text
-    assert "| Squares | quick | 0 | 0 | 1 | 0 | 0 | 0 |" in text
+    assert "| Squares | quick | ours | 0 | 0 | 1 | 0 | 0 | 0 |" in text

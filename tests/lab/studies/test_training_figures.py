@@ -4,6 +4,8 @@ import pytest
 from made_up import results
 
 from flossing_lab.runs.differences import flossing_in_words
+from flossing_lab.runs.grid import grid
+from flossing_lab.runs.setups import as_released
 from flossing_lab.studies.paper import (
     fig3_before_training,
     fig4_during_training,
@@ -14,7 +16,7 @@ from flossing_lab.studies.registry import FIGURES, STUDIES
 from flossing_lab.studies.study import Measurement
 from flossing_lab.studies.training_runs import TrainingSize
 
-SMALL = TrainingSize(delays=(10, 20, 40), seeds=2, epochs=4, network_size=16, evaluate_every=2)
+SMALL = TrainingSize(delays=(10, 20, 40), seeds=3, epochs=4, network_size=16, evaluate_every=2)
 REACH = {"none": 10, "before": 20, "published": 40, "default": 40}
 
 
@@ -39,7 +41,7 @@ def directions(none, before):
         )
 
     return [
-        measurement(name, seed) for name in fig6_architectures.ARCHITECTURES for seed in range(2)
+        measurement(name, seed) for name in fig6_architectures.ARCHITECTURES for seed in range(3)
     ]
 
 
@@ -62,12 +64,12 @@ def test_number_of_runs_and_measurements():
         for name, study in STUDIES.items()
     }
     assert quick == {
-        "fig1": 3 * 10 + 2 * 3,
-        "fig2": 3 * 3,
+        "fig1": 3 * 10 + 3 * 3,
+        "fig2": 3,
         "fig3": 2 * 4 * 2 * 3,
         "fig4": (4 + 3) * 4 * 3,
         "fig5": 3 * 6 * 3,
-        "fig6": 2 * 3 * 2 * 2 * 3 + 3 * 2,
+        "fig6": 2 * 3 * 2 * 2 * 3 + 3 * 3,
         "horizon": 3 * 5 * 14,
         "schedule": (17 + 3 + 4 + 2 + 8 + 6) * 3,
         "windows": 11 * 3 * 3,
@@ -82,8 +84,27 @@ def test_the_full_size_is_the_papers():
         runs = STUDIES[name].configurations["full"]
         assert {each.training.epochs for each in runs} == {10_000}
         assert {each.training.max_gradient_norm for each in runs} == {0.03}
+        assert {(each.training.patience, each.training.solved) for each in runs} == {(3, 0.99)}
         assert {each.task.steps for each in runs} == {300}
-        assert {each.seed for each in runs} == set(range(10))
+        assert {each.seed for each in runs} >= set(range(3))
+
+
+@pytest.mark.parametrize(
+    ("task", "delay", "first"), [("temporal-xor", 70, 0), ("spatial-xor", 40, 20)]
+)
+def test_the_full_size_begins_with_the_runs_on_which_a_statement_hangs(task, delay, first):
+    document = {
+        "setup": "released",
+        "task": f"{task}:delay={delay}",
+        "seeds": 10,
+        "floss": ["published", "before"],
+        "evaluate_every": 100,
+        "gradients": True,
+        "training": {"epochs": 10_000, "patience": 3, "solved": 0.99},
+    }
+    full = list(map(as_released, STUDIES["fig4"].configurations["full"]))
+    assert full[first : first + 20] == grid(document)
+    assert len({each.digest for each in full}) == len(full)
 
 
 def test_figures_share_runs():
@@ -107,30 +128,47 @@ def test_figure_3():
     ]
     findings = fig3_before_training.findings(told)
     # Neither solves d = 40, but flossing reaches 20 rather than 10.
-    assert [finding.agrees for finding in findings] == [False, True, False, True]
-    assert "not flossed, d=10: 2 of 2, d=20: 0 of 2" in findings[1].found
+    assert [finding.agrees for finding in findings] == [None, True, None, True]
+    assert "not flossed, d=10: 3 of 3, d=20: 0 of 3" in findings[1].found
     assert len(fig3_before_training.STUDY.tables(told)[0].rows) == 2 * 3 * 2
 
 
 def test_figure_3_without_any_effect():
     told = results(fig3_before_training.configurations(SMALL), nowhere)
     verdicts = [finding.agrees for finding in fig3_before_training.findings(told)]
-    assert verdicts == [False, None, False, None]
+    assert verdicts == [None] * 4
 
 
 def test_figure_4():
     told = results(fig4_during_training.configurations(SMALL, SMALL), by_schedule)
     figure = fig4_during_training.draw(told)
-    assert len(figure.axes) == 6
-    for accuracies, epochs, delays in (figure.axes[:3], figure.axes[3:]):
-        # A line of medians and points for each of four schedules; two networks at the last delay.
+    assert len(figure.axes) == 8
+    for accuracies, successes, epochs, delays in (figure.axes[:4], figure.axes[4:]):
+        # A line of medians and points for each of four schedules; three networks at the last delay.
         assert len(accuracies.lines) == 4 * 2
-        assert len(epochs.lines) == 4 * 2
+        assert len(successes.containers) == 4
+        assert len(epochs.lines) == 4 * 3
         assert len(delays.lines) == 4
         assert epochs.get_title().endswith("d = 40")
     findings = fig4_during_training.findings(told)
-    assert [finding.agrees for finding in findings] == [True, True, True, None] * 2
-    assert "0.001 not flossed, 0.1 flossed before training" in findings[2].found
+    compared = [True, True, None, True]
+    # Three of three at d = 40 are too few for "most"; d = 70 was not run.
+    assert [finding.agrees for finding in findings] == [*compared, None, *compared]
+    assert "0.001 not flossed, 0.1 flossed before training" in findings[3].found
+
+
+@pytest.mark.parametrize(
+    ("published", "before", "agrees"), [(70, 40, [True, True]), (40, 70, [False, False])]
+)
+def test_figure_4_at_the_deciding_delay(published, before, agrees):
+    reach = {"published": published, "before": before}
+    runs = [each for each in STUDIES["fig4"].configurations["full"][:20] if each.task.delay == 70]
+    told = results(runs, lambda each: reach[flossing_in_words(each)])
+    most, few, further = fig4_during_training.findings(told)
+    assert [most.agrees, few.agrees] == agrees
+    assert further.agrees is agrees[0]
+    assert ("(published), 10 of 10 (69 to 100 %)" in most.found) is agrees[0]
+    fig4_during_training.draw(told)
 
 
 def test_figure_5():
@@ -153,7 +191,7 @@ def test_figure_5():
 
 @pytest.mark.parametrize(("before", "agrees"), [(3.0, True), (1.0, False)])
 def test_figure_6(before, agrees):
-    configurations = fig6_architectures.configurations(SMALL)
+    configurations = fig6_architectures.configurations(SMALL, SMALL)
     told = results(configurations, by_schedule, directions(2.0, before))
     figure = fig6_architectures.draw(told)
     assert len(figure.axes) == 9

@@ -35,15 +35,14 @@ def draw(results: Results) -> "Figure":
 
 
 def by_target(results: Results) -> dict[float, list[Measurement]]:
-    """Group the measurements with the smallest k by their target."""
-    least = min(each.setting["k"] for each in results.measurements)
-    own = [each for each in results.measurements if each.setting["k"] == least]
+    """Group the networks of random gain, whose largest exponent is flossed, by their target."""
+    own = [each for each in results.measurements if each.setting["gain"] is None]
     return group_by(own, lambda each: float(each.setting["target"]))
 
 
 def by_k(results: Results) -> dict[int, list[Measurement]]:
-    """Group the measurements with target zero by k."""
-    own = [each for each in results.measurements if each.setting["target"] == 0]
+    """Group the networks of given gain, whose first k exponents are flossed to zero, by k."""
+    own = [each for each in results.measurements if each.setting["gain"] is not None]
     return group_by(own, lambda each: int(each.setting["k"]))
 
 

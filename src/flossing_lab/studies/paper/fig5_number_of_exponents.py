@@ -7,7 +7,7 @@ network 2000 epochs at each of three delays, 18 ms together, and 1500 flossing s
 # Matplotlib leaves its keyword arguments untyped, so its methods are partially unknown.
 # pyright: reportUnknownMemberType=false
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,15 +17,17 @@ from flossing_lab.runs.configuration import Configuration
 from flossing_lab.runs.outcomes import Arm
 from flossing_lab.runs.schedules import published
 from flossing_lab.studies.drawing import draw_accuracy_by_delay, finish_accuracy, title
+from flossing_lab.studies.judging import Count, more_often
 from flossing_lab.studies.study import Finding, Results, Study, group_by
 from flossing_lab.studies.training_runs import (
+    FULL_DELAYS,
     SCHEDULES,
     TrainingSize,
     delay_of,
     full_size,
-    mean_accuracy,
-    reaches_further,
+    solved_count,
     solved_in_words,
+    solved_more,
     training_configurations,
 )
 
@@ -87,22 +89,42 @@ def findings(results: Results) -> list[Finding]:
     flossed = {k: found for k, found in groups.items() if k}
     fewest, most = min(flossed), max(flossed)
     solved = "; ".join(f"{_label(k)}, {solved_in_words(found)}" for k, found in groups.items())
-    accuracy = ", ".join(
-        f"{100 * mean_accuracy(found):.1f} % ({_label(k)})" for k, found in groups.items()
+    size = results.arms[0].configuration.architecture.size
+    many, few = (
+        by_delay(flossed[k] for k in flossed if (k > size / 2) is large) for large in (True, False)
     )
-    best = max(flossed, key=lambda k: mean_accuracy(flossed[k]))
+    ends = solved_more(flossed[most], flossed[fewest])
+    halves = more_often([(many[delay], few[delay]) for delay in many if delay in few])
     return [
         Finding(
             claim="Longer delays are learned with many flossed exponents than with few.",
-            found=f"Networks that solved it: {solved}.",
-            agrees=reaches_further(flossed[most], flossed[fewest]),
+            found=f"Networks that solved it: {solved}. More with {_label(most)} than with "
+            f"{_label(fewest)}: {ends}.",
+            agrees=ends.agrees,
+            source="recollection",
         ),
         Finding(
             claim="For the best result most of the exponents have to be flossed.",
-            found=f"Mean accuracy over the delays: {accuracy}; the best is {_label(best)}.",
-            agrees=best > most / 2,
+            found=f"Solved with more than half of the {size} exponents: {_counts_in_words(many)}; "
+            f"with fewer: {_counts_in_words(few)}. More with more than half: {halves}.",
+            agrees=halves.agrees,
+            source="recollection",
         ),
     ]
+
+
+def by_delay(groups: Iterable[Sequence[Arm]]) -> dict[int, Count]:
+    """Return, for each delay, how many networks of all groups together solved it."""
+    arms = group_by((arm for group in groups for arm in group), delay_of)
+    counts = {delay: list(map(solved_count, own)) for delay, own in sorted(arms.items())}
+    return {
+        delay: Count(sum(each.successes for each in own), sum(each.total for each in own))
+        for delay, own in counts.items()
+    }
+
+
+def _counts_in_words(counts: dict[int, Count]) -> str:
+    return ", ".join(f"d={delay}: {each}" for delay, each in counts.items())
 
 
 def _by_k(results: Results) -> dict[int, list[Arm]]:
@@ -122,16 +144,15 @@ STUDY = Study(
     name="fig5",
     title="Figure 5: the number of flossed exponents",
     statement="The more exponents are flossed, the longer the delays that are learned; to reach "
-    "the longest, most of them have to be flossed (recalled).",
+    "the longest, most of them have to be flossed (recollection).",
     caption="Temporal XOR, with k exponents flossed before and during training as published. Left: "
     "accuracy after training against the delay. Right: the same against k, 0 for no flossing. "
     "Medians over networks; on the left also a point for each.",
     configurations={
         "quick": configurations((0, 20, 40, 60, 75, 80), TrainingSize(delays=(20, 40, 70))),
-        "full": configurations(
-            (0, 1, 10, 20, 30, 40, 50, 60, 70, 75, 80), full_size(*range(10, 71, 10))
-        ),
+        "full": configurations((75, 20, 0, 40, 60, 80, 1), full_size(*FULL_DELAYS)),
     },
     draw=draw,
     findings=findings,
+    partial=True,
 )

@@ -34,12 +34,13 @@ Reproduce the figures of Engelken, "Gradient Flossing", NeurIPS 2023:
   fig5  the number of flossed exponents
   fig6  other architectures, and the rank of the gradient
 
-and three further studies, which take longer:
+and four further studies, which take longer:
 
   horizon    performance against the delay: no flossing, the published schedule,
              the default schedule
   schedule   ablation of the default schedule
   baselines  comparison with other remedies for vanishing gradients
+  step-size  the largest step size that learns, against the delay
 
 Writes into a folder the figures; a page that compares the paper's claims with
 the results, reproduction.md; and records/, from which both can be made again.
@@ -74,7 +75,8 @@ def add_command(commands: "Commands") -> None:
         nargs="+",
         type=_name,
         metavar="NAME",
-        help="one or more of fig1 … fig6, all (for these six), horizon, schedule, baselines",
+        help="one or more of fig1 … fig6, all (for these six), horizon, schedule, baselines, "
+        "step-size",
     )
     reproduce.add_argument(
         "--full", action="store_true", help="the paper's size instead of the quick one"

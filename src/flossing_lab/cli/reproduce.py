@@ -34,13 +34,14 @@ Reproduce the figures of Engelken, "Gradient Flossing", NeurIPS 2023:
   fig5  the number of flossed exponents
   fig6  other architectures, and the rank of the gradient
 
-and four further studies, of which all but windows take longer:
+and five further studies, of which all but windows take longer:
 
   horizon    performance against the delay: no flossing, the published schedule,
              the default schedule
   schedule   ablation of the default schedule
   windows    the condition number by the length of the windows that are flossed
   baselines  comparison with other remedies for vanishing gradients
+  step-size  the largest step size that learns, against the delay
 
 Writes into a folder the figures; a page that compares the paper's claims with
 the results, reproduction.md; and records/, from which both can be made again.
@@ -76,7 +77,7 @@ def add_command(commands: "Commands") -> None:
         type=_name,
         metavar="NAME",
         help="one or more of fig1 … fig6, all (for these six), horizon, schedule, windows, "
-        "baselines",
+        "baselines, step-size",
     )
     reproduce.add_argument(
         "--full", action="store_true", help="the paper's size instead of the quick one"

@@ -13,6 +13,7 @@ from flossing_lab.studies.paper import (
     fig6_architectures,
 )
 from flossing_lab.studies.schedule import study as schedule
+from flossing_lab.studies.step_size import study as step_size
 from flossing_lab.studies.study import Study
 from flossing_lab.studies.windows import study as windows
 
@@ -30,5 +31,14 @@ FIGURES: Mapping[str, Study] = {
 
 STUDIES: Mapping[str, Study] = {
     **FIGURES,
-    **{each.name: each for each in (horizon.STUDY, schedule.STUDY, windows.STUDY, baselines.STUDY)},
+    **{
+        each.name: each
+        for each in (
+            horizon.STUDY,
+            schedule.STUDY,
+            windows.STUDY,
+            baselines.STUDY,
+            step_size.STUDY,
+        )
+    },
 }

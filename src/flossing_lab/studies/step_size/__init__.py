@@ -1,0 +1,1 @@
+"""The largest step size that learns, and the sensitivity to parameters, against the delay."""

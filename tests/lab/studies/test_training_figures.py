@@ -71,7 +71,7 @@ def test_number_of_runs_and_measurements():
         "fig5": 3 * 6 * 3,
         "fig6": 2 * 3 * 2 * 2 * 3 + 3 * 3,
         "horizon": 3 * 5 * 14,
-        "schedule": (17 + 3 + 4 + 2 + 8 + 6) * 3,
+        "schedule": (19 + 3 + 4 + 2 + 8 + 6) * 3,
         "windows": 11 * 3 * 3,
         "baselines": 2 * 11 * 5,
     }

@@ -103,5 +103,5 @@ def test_table_and_figure():
     ]
     assert [row[3] for row in table.rows][:2] == ["100 (100 to 100)", "50 (50 to 50)"]
     (axes,) = windows.draw(results(ideal)).axes
-    curve = next(line for line in axes.lines if line.get_label() == "4 steps of size 0.001")
+    curve = next(line for line in axes.lines if line.get_label() == "4 × 0.001")
     assert curve.get_xydata().tolist() == [[18.0, 40.0], [30.0, 4.0]]

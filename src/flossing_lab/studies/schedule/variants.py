@@ -35,6 +35,9 @@ class Variant:
         return replace(flossing, schedule={**DEFAULT, **self.schedule}, **self.settings)
 
 
+ROW = next(row for row in ROWS if row.name == "temporal XOR d=70, N=80")
+"""Difficult enough to tell schedules apart, and cheap enough for many runs."""
+
 VARIANTS: Mapping[str, Variant] = {
     "default": Variant(),
     "without correction of drift": Variant({"drift": None}),
@@ -52,10 +55,9 @@ VARIANTS: Mapping[str, Variant] = {
     "four sequences": Variant(settings={"sequences": 4}),
     "sequences of 100 steps": Variant(settings={"time_steps": 100}),
     "sequences of 36 steps": Variant(settings={"time_steps": 36}),
+    "random windows of the task's sequences": Variant(settings={"anywhere": True}),
+    "the task's sequences, whole": Variant(settings={"time_steps": ROW.task.steps}),
 }
-
-ROW = next(row for row in ROWS if row.name == "temporal XOR d=70, N=80")
-"""Difficult enough to tell schedules apart, and cheap enough for many runs."""
 
 
 def ablation(*, seeds: int) -> Variants:

@@ -221,12 +221,12 @@ def _draw_condition(axes: "Axes", by_way: Mapping[Way, Sequence[Measurement]]) -
         curve = [w for w in by_way if w == Way(step_size, w.window, longest, usual)]
         if curve:
             heights = [median(map(_condition, by_way[way])) for way in curve]
-            label = f"{usual} steps of size {STEP_SIZES[step_size]}"
+            label = f"{usual} × {STEP_SIZES[step_size]}"
             axes.plot([way.window for way in curve], heights, **style, markersize=5, label=label)
     for way, group in by_way.items():
-        words = f"{way.steps} steps of size {STEP_SIZES[way.step_size]}"
+        words = f"{way.steps} × {STEP_SIZES[way.step_size]}"
         if way.length < longest:
-            _draw_points(axes, way, group, marker="x", label=f"{words}, first steps of sequences")
+            _draw_points(axes, way, group, marker="x", label=f"{words}, first time steps")
         elif way.steps not in (0, usual):
             marker = "o" if way.steps < usual else "*"
             _draw_points(axes, way, group, marker=marker, label=words)
@@ -370,7 +370,8 @@ STUDY = Study(
     f"the first k exponents, over {HORIZON} steps (logarithmic scale of its logarithm), against "
     "the length of the windows in which these exponents were flossed. The windows are at random "
     f"places of sequences of {HORIZON} steps, each from the state that the network has there, "
-    "unless the legend says otherwise. Rate networks of 80 units, g = 1, driven by random bits; "
+    "unless the legend says otherwise; it has number and size of the flossing steps. "
+    "Rate networks of 80 units, g = 1, driven by random bits; "
     "medians over networks. The first 16 steps of each window are not counted.",
     extents={"quick": "3 networks for each way of flossing", "full": "10 networks for each"},
     settings={"quick": settings(), "full": settings(seeds=10)},

@@ -15,7 +15,8 @@ Fast and slow path round differently. How far two right results can lie apart is
 changing weights, inputs and states of the reference by one unit of rounding; by computing the
 reference in float32; and as the rounding of a factorisation, one unit times the ratio of the
 longest direction to the one that is measured. The results may differ by a multiple of that. Where
-units are saturated, the reference has no digits to compare: it differentiates by 1 − tanh².
+units are saturated, the reference has no digits to compare, for it differentiates by 1 − tanh²;
+neither have subnormal numbers.
 """
 
 import argparse
@@ -163,7 +164,7 @@ class Call:
     options: dict[str, Any]
     gradient: bool
     invalid: bool
-    saturated: bool
+    indefinite: bool
 
     def tensors(self) -> list[Tensor]:
         """All leaves: parameters, inputs, state."""
@@ -265,8 +266,8 @@ def drawn(seed: int) -> Call:
         options |= draw.of(*INVALID_OPTIONS)
         invalid = True
     gradient = draw.happens(0.5)
-    saturated = weights == "saturating" or (kind != "Jacobians" and scale > 1)
-    call = Call(kind, weights, dtype, system, inputs, state, options, gradient, invalid, saturated)
+    indefinite = weights in ("saturating", "subnormal") or (kind != "Jacobians" and scale > 1)
+    call = Call(kind, weights, dtype, system, inputs, state, options, gradient, invalid, indefinite)
     for leaf in call.tensors():
         leaf.requires_grad_(gradient)
     return call
@@ -396,8 +397,8 @@ def _disagreement(
     call: Call, spectrum, gradients: list[Tensor], warned: set[str]
 ) -> tuple[list[str], str]:
     """Compare with the reference in float64, and with what rounding does to the reference."""
-    if call.saturated:
-        return [], "saturated"
+    if call.indefinite:
+        return [], "without digits"
     try:
         right = _reference(call.in_precision(torch.float64))
     except flossing.FlossingError:

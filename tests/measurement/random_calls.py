@@ -111,7 +111,7 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "zero": torch.zeros_like,
     "tiny": lambda noise: noise * torch.finfo(noise.dtype).tiny ** 0.6,
     "subnormal": lambda noise: noise * torch.finfo(noise.dtype).tiny,
-    # The square of a larger one would leave the range in the part of the gradient that is PyTorch's.
+    # The square of a larger one would leave the range, in the part of the gradient of PyTorch.
     "enormous": lambda noise: noise * torch.finfo(noise.dtype).max ** 0.25,
     "rank one": _rank_one,
     "nilpotent": lambda noise: noise.tril(-1) if noise.dim() == 2 else noise,

@@ -297,7 +297,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was_whatever_the_workers(folder, 
     process = script(folder, marks, 2, 100.0)
     wait_for(lambda: len(list(folder.glob("unfinished/*.checkpoint"))) == 2)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) != 0
+    assert process.wait(240) != 0
     fake = Fake(marks)
     assert fake.marked("end") == []
     runs = swept(seeds(5), folder, fake, place=THREAD)
@@ -313,7 +313,7 @@ def test_two_sweeps_of_one_folder_do_not_run_a_group_twice(folder, marks):
     process = script(folder, marks, 1, 0.5)
     wait_for(lambda: fake.marked("begin"))
     runs = swept(seeds(5), folder, fake, place=THREAD)
-    assert process.wait(60) == 0
+    assert process.wait(240) == 0
     assert runs == [result(configuration) for configuration in seeds(5)]
     assert fake.endings() == dict.fromkeys(range(5), 1)
 

@@ -191,7 +191,9 @@ def test_fast_path_equals_reference(drawn):
     with torch.no_grad():
         growth = case.measure(**{**options, "frame_transient": 0})
     assume(bool(growth.log_growth.isfinite().all()))
-    assume(float(growth.local.nan_to_num().amin()) * options["dt"] > -6)
+    # A fixed interval may lose half of the digits, which more than the tolerance allows.
+    steps = 1 if options["reorthonormalize"] == "auto" else options["reorthonormalize"]
+    assume(float(growth.local.nan_to_num().amin()) * options["dt"] * max(1, steps / 2) > -6)
     fast, gradients = _value_and_gradients(case, **options)
     reference, expected = _value_and_gradients(case, **{**options, "backend": "reference"})
     _assert_close(fast.log_growth, reference.log_growth, 1.0)

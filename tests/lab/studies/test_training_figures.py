@@ -74,6 +74,7 @@ def test_number_of_runs_and_measurements():
         "schedule": (19 + 3 + 4 + 2 + 8 + 6) * 3,
         "windows": 11 * 3 * 3,
         "baselines": 2 * 11 * 5,
+        "step-size": 2 * 2,
     }
     assert len(STUDIES["horizon"].configurations["full"]) == 3 * 5 * 21
     assert len(STUDIES["baselines"].configurations["full"]) == 5 * 11 * 5

@@ -128,20 +128,14 @@ class Group:
         with FileLock(self._file("lock")):
             members = [configuration.digest for configuration in self.configurations]
             write_whole(self._file("members"), json.dumps(members).encode())
-            try:
-                yield
-            finally:
-                self._remove("lock")
+            yield
 
     def clear(self) -> None:
-        """Remove all files of the group but its runs, and the lock of who holds it."""
-        for kind in ("checkpoint", "members", "progress"):
-            self._remove(kind)
-
-    def _remove(self, kind: str) -> None:
-        # Windows refuses to remove a file that another process has open; it may stay.
-        with contextlib.suppress(PermissionError):
-            self._file(kind).unlink(missing_ok=True)
+        """Remove all files of the group but its runs."""
+        for kind in ("checkpoint", "members", "progress", "lock"):
+            # Windows refuses to remove a file that another process has open; it may stay.
+            with contextlib.suppress(PermissionError):
+                self._file(kind).unlink(missing_ok=True)
 
     def _file(self, kind: str) -> Path:
         members = "\n".join(each.digest for each in self.configurations)
